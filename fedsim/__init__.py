@@ -1,0 +1,1 @@
+"""Federated on-device training, simulated and real, in one system."""

@@ -1,0 +1,414 @@
+"""A run as a value: `RunConfig` from a typed TOML file and dotted overrides; what does not fit is refused in a line."""
+
+import difflib
+import json
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """A request that cannot be run. One line a mistake: the key, what was given, what is allowed."""
+
+
+class Table(BaseModel):
+    """One TOML table: frozen, strictly typed, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Federation(Table):
+    """Who takes part: ``clients`` phones exist, ``cohort`` of them train in each of ``rounds``."""
+
+    clients: int = Field(default=100, ge=1)
+    cohort: int = Field(default=10, ge=1)
+    rounds: int = Field(default=20, ge=1)
+    on_client_failure: Literal["stop", "continue"] = "stop"
+
+
+class FedAvg(Table):
+    """McMahan et al. 2017."""
+
+    name: Literal["FedAvg"] = "FedAvg"
+
+
+class FedAvgM(Table):
+    """Server momentum, Hsu et al. 2019."""
+
+    name: Literal["FedAvgM"]
+    server_learning_rate: float = Field(default=1.0, gt=0)
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+
+
+class FedProx(Table):
+    """Li et al. 2020; the phones implement the proximal term."""
+
+    name: Literal["FedProx"]
+    proximal_mu: float = Field(default=0.01, ge=0)
+
+
+class FedAdam(Table):
+    """Reddi et al. 2021; Flower's defaults."""
+
+    name: Literal["FedAdam"]
+    eta: float = Field(default=0.1, gt=0)
+    eta_l: float = Field(default=0.1, gt=0)
+    beta_1: float = Field(default=0.9, ge=0, lt=1)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    tau: float = Field(default=1e-3, gt=0)
+
+
+class FedYogi(Table):
+    """Reddi et al. 2021; Flower's defaults."""
+
+    name: Literal["FedYogi"]
+    eta: float = Field(default=0.01, gt=0)
+    eta_l: float = Field(default=0.0316, gt=0)
+    beta_1: float = Field(default=0.9, ge=0, lt=1)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    tau: float = Field(default=1e-3, gt=0)
+
+
+class FedAdagrad(Table):
+    """Reddi et al. 2021; Flower's defaults."""
+
+    name: Literal["FedAdagrad"]
+    eta: float = Field(default=0.1, gt=0)
+    eta_l: float = Field(default=0.1, gt=0)
+    tau: float = Field(default=1e-3, gt=0)
+
+
+class QFedAvg(Table):
+    """Li et al. 2020 (q-FFL). ``client_learning_rate`` is ``training.learning_rate`` where it is not given."""
+
+    name: Literal["QFedAvg"]
+    q: float = Field(default=0.1, ge=0)
+    client_learning_rate: float | None = Field(default=None, gt=0)
+
+
+class FedMedian(Table):
+    """Yin et al. 2018."""
+
+    name: Literal["FedMedian"]
+
+
+class FedTrimmedAvg(Table):
+    """Yin et al. 2018; ``beta`` is the share cut off at each end."""
+
+    name: Literal["FedTrimmedAvg"]
+    beta: float = Field(default=0.2, ge=0, lt=0.5)
+
+
+class Krum(Table):
+    """Blanchard et al. 2017."""
+
+    name: Literal["Krum"]
+    num_malicious_nodes: int = Field(default=0, ge=0)
+
+
+class MultiKrum(Table):
+    """Blanchard et al. 2017."""
+
+    name: Literal["MultiKrum"]
+    num_malicious_nodes: int = Field(default=0, ge=0)
+    num_nodes_to_select: int = Field(default=1, ge=1)
+
+
+class Bulyan(Table):
+    """El Mhamdi et al. 2018."""
+
+    name: Literal["Bulyan"]
+    num_malicious_nodes: int = Field(default=0, ge=0)
+
+
+Strategy = Union[  # noqa: UP007 (pyright reads the members off it below)
+    FedAvg,
+    FedAvgM,
+    FedProx,
+    FedAdam,
+    FedYogi,
+    FedAdagrad,
+    QFedAvg,
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    MultiKrum,
+    Bulyan,
+]
+STRATEGY_NAMES = tuple(get_args(member.model_fields["name"].annotation)[0] for member in get_args(Strategy))
+
+
+class Data(Table):
+    """Which examples, and how the phones hold them.
+
+    ``source`` is ``mnist``, an ``.npz`` file or a folder of idx files; a scheme's own parameters may only be
+    given with that scheme, and take the value said here where they are not: ``alpha`` (0.5) belongs to
+    dirichlet and quantity, ``classes_per_client`` (2) to pathological and shards.
+    """
+
+    source: str = "mnist"
+    partition: Literal["iid", "dirichlet", "pathological", "shards", "quantity"] = "iid"
+    alpha: float | None = Field(default=None, gt=0)
+    classes_per_client: int | None = Field(default=None, ge=1)
+    min_examples: int = Field(default=1, ge=1)
+
+
+class Model(Table):
+    """The network by ``name``, or a ``contract``: the path of an updatable Core ML file of one's own."""
+
+    name: Literal["lenet"] = "lenet"
+    contract: str | None = None
+
+
+class Training(Table):
+    """How a phone trains in a round. What is not given is the model's own setting."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    optimizer: Literal["sgd", "adam"] | None = None
+    learning_rate: float | None = Field(default=None, gt=0)
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    epsilon_form: Literal["torch", "mps"] | None = None
+
+
+class Baselines(Table):
+    """What stands beside the federated curve: ``central`` training, and ``local_only`` phones training alone."""
+
+    central: bool = True
+    local_only: int = Field(default=5, ge=0)
+
+
+class Speed(Table):
+    """What cannot change results. ``workers`` is the number of cores where it is not given."""
+
+    workers: int | None = Field(default=None, ge=1, le=1024)
+    engine: Literal["torch"] = "torch"
+
+
+class Output(Table):
+    """``folder`` is the run's own folder, ``runs/<time>`` where it is not given."""
+
+    folder: str | None = None
+    checkpoint_every: int = Field(default=1, ge=1)
+
+
+class Published(Table):
+    """A result of somebody else's to stand beside ours, with its source."""
+
+    name: str
+    source: str
+    seconds: float | None = Field(default=None, gt=0)
+    test_accuracy: float | None = Field(default=None, ge=0, le=1)
+
+
+class Report(Table):
+    """What the report adds: a ``title``, and results of others in its comparison."""
+
+    title: str | None = None
+    published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
+
+
+class RunConfig(Table):
+    """Everything that decides a run. Equal configs give equal results, whatever ``speed`` and ``output`` say."""
+
+    seed: int = Field(default=0, ge=0)
+    federation: Federation = Federation()
+    strategy: Annotated[Strategy, Field(discriminator="name")] = FedAvg()
+    data: Data = Data()
+    model: Model = Model()
+    training: Training = Training()
+    baselines: Baselines = Baselines()
+    speed: Speed = Speed()
+    output: Output = Output()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if mistakes := list(_impossible(self)):
+            raise ValueError("\n".join(mistakes))
+        return self
+
+
+def load(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a TOML file (none: the defaults) and apply ``key.path=value`` overrides, later ones winning.
+
+    Raises `ConfigError` naming every key that is unknown, of the wrong type, out of range or impossible.
+    """
+    return from_mapping(_override(_read_toml(path) if path else {}, overrides))
+
+
+def from_mapping(tables: Mapping[str, Any]) -> RunConfig:
+    """The config that plain nested dictionaries describe, as in TOML or ``config.json``."""
+    tables = dict(tables)
+    if isinstance(strategy := tables.get("strategy"), Mapping):
+        tables["strategy"] = {"name": "FedAvg", **strategy}
+    try:
+        return RunConfig.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_line(detail) for detail in error.errors())) from None
+
+
+def from_flower(run_config: Mapping[str, Any]) -> RunConfig:
+    """The config that ``flwr run`` describes: its one key, ``settings``, holds overrides as a shell would split them.
+
+    One key, because Flower wants every key that may be set declared in ``pyproject.toml`` with a default of its own.
+
+    >>> from_flower({"settings": "federation.clients=12 strategy.name=FedMedian"}).strategy.name
+    'FedMedian'
+    """
+    return load(None, shlex.split(str(run_config.get("settings", ""))))
+
+
+def command_line(config: RunConfig) -> str:
+    """The ``fedsim run`` command that has this config: every setting that is not its default, but the folder.
+
+    >>> command_line(from_mapping({"data": {"partition": "dirichlet", "alpha": 0.3}}))
+    'fedsim run --set data.partition=dirichlet --set data.alpha=0.3'
+    """
+    given, default = (value.model_dump(mode="json", exclude={"output"}) for value in (config, RunConfig()))
+    settings = (shlex.quote(f"{key}={_as_toml(value)}") for key, value in _differences(given, default))
+    return " ".join(["fedsim run", *(f"--set {setting}" for setting in settings)])
+
+
+def _differences(given: Mapping[str, Any], default: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in given.items():
+        if isinstance(value, dict):
+            yield from _differences(value, default.get(key, {}), f"{path}{key}.")
+        elif value is not None and value != default.get(key):
+            yield f"{path}{key}", value
+
+
+def _as_toml(value: Any) -> str:
+    """The inverse of `_toml_value`."""
+    if isinstance(value, str):
+        return value if _toml_value(value.strip()) == value else _as_toml_item(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_toml_item, value))}]"
+    return json.dumps(value)
+
+
+def _as_toml_item(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_as_toml_item(part)}' for key, part in value.items() if part is not None)}}}"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON leaves bare and TOML forbids
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text, so not TOML") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+
+
+def _override(tables: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(parts := key.strip().split(".")):
+            raise ConfigError(f"--set {override}: must be key=value, such as --set data.alpha=0.3")
+        table = tables
+        for part in parts[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {override}: {part} is a value, not a table")
+        table[parts[-1]] = _toml_value(text.strip())
+    return tables
+
+
+def _toml_value(text: str) -> Any:
+    """The TOML value that ``text`` is, or the text itself, so that words need no quotes on a command line."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _impossible(config: RunConfig) -> Iterable[str]:
+    """Every pair of settings that cannot both hold, in a line each."""
+    federation, data, strategy = config.federation, config.data, config.strategy
+    if federation.cohort > federation.clients:
+        yield f"federation.cohort = {federation.cohort}: must be at most federation.clients = {federation.clients}"
+    for key, schemes in (("alpha", ("dirichlet", "quantity")), ("classes_per_client", ("pathological", "shards"))):
+        if (value := getattr(data, key)) is not None and data.partition not in schemes:
+            yield (
+                f"data.{key} = {value}: belongs to data.partition = {' or '.join(schemes)}, "
+                f"and data.partition is {data.partition}"
+            )
+    if isinstance(strategy, Krum | MultiKrum | Bulyan):
+        times = 4 if isinstance(strategy, Bulyan) else 2
+        needed = times * strategy.num_malicious_nodes + 3
+        if federation.cohort < needed:
+            yield (
+                f"federation.cohort = {federation.cohort}: {strategy.name} with strategy.num_malicious_nodes = "
+                f"{strategy.num_malicious_nodes} needs at least {needed}"
+            )
+    if isinstance(strategy, MultiKrum) and strategy.num_nodes_to_select > federation.cohort:
+        yield (
+            f"strategy.num_nodes_to_select = {strategy.num_nodes_to_select}: must be at most "
+            f"federation.cohort = {federation.cohort}"
+        )
+
+
+_SAYS = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "missing": "is missing",
+}
+
+
+def _line(detail: Any) -> str:
+    """One pydantic error as one line: key, value, what is allowed."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if not detail["loc"] and kind == "value_error":
+        return str(context["error"])
+    location = [part for part in detail["loc"] if part not in STRATEGY_NAMES]
+    key = ".".join(str(part) for part in location) or "config"
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key; {_suggest(detail['loc'])}"
+    if kind == "union_tag_invalid":
+        given = str(detail["input"].get("name"))
+        return f"{key}.name = {_shown(given)}: must be {_one_of(STRATEGY_NAMES)}"
+    if kind == "literal_error":
+        says = f"must be {context['expected'].replace(chr(39), '')}"
+    elif bound := next((word for word in ("gt", "ge", "lt", "le") if word in context), None):
+        words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
+        says = f"must be {words[bound]} {context[bound]}"
+    else:
+        says = _SAYS.get(kind, detail["msg"])
+    return f"{key}: {says}" if kind == "missing" else f"{key} = {_shown(detail['input'])}: {says}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str) if not isinstance(value, str) else value
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _suggest(location: tuple[str | int, ...]) -> str:
+    """What is allowed where an unknown key stood, and the nearest name to what was written."""
+    table: type[BaseModel] = RunConfig
+    for part in location[:-1]:
+        if part in STRATEGY_NAMES:
+            table = next(member for member in get_args(Strategy) if member.__name__ == part)
+        elif isinstance(part, str) and part != "strategy":
+            annotation = table.model_fields[part].annotation
+            table = Published if part == "published" else annotation  # pyright: ignore[reportAssignmentType]
+    allowed = list(table.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+    return (f"did you mean {near[0]}? " if near else "") + f"allowed here: {', '.join(allowed)}"

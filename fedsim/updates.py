@@ -1,0 +1,72 @@
+"""What travels between server and phones, as stacks with the client axis first."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Weights = NDArray[np.float32]
+"""One model as a flat ``float32[P]`` in the contract's slot order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """How a phone trains in one round; optimizer state starts at zero every round.
+
+    ``epsilon_form`` says where Adam adds epsilon (Kingma & Ba 2015, section 2): ``"torch"`` after the
+    bias correction, ``m_hat / (sqrt(v_hat) + eps)``; ``"mps"`` before it, ``lr_t * m / (sqrt(v) + eps)``
+    with ``lr_t = lr * sqrt(1 - beta2^t) / (1 - beta1^t)``, as Apple's Metal Performance Shaders document.
+    ``proximal_mu`` is FedProx's (Li et al. 2020, equation 2): the loss gains ``mu/2 * |w - w_global|^2``.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: float
+    momentum: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    epsilon_form: Literal["torch", "mps"] = "torch"
+    shuffle: bool = True
+    proximal_mu: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What the server asks of a cohort: train or evaluate ``weights``, one entry of ``clients`` a phone.
+
+    ``clients`` holds client ids ``int64[C]``; ``weights`` is read-only ``float32[P]``, the same for all.
+    """
+
+    round: int
+    clients: NDArray[np.int64]
+    weights: Weights
+    training: LocalTraining | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A phone that could not do its work. ``reason`` is one line, ``traceback`` is for whoever mends it."""
+
+    client: int
+    round: int
+    stage: Literal["train", "evaluate"]
+    reason: str
+    traceback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updates:
+    """What a cohort sends back: one row a phone that succeeded, in the orders' order.
+
+    ``weights`` is the stack ``float32[C, P]`` of trained models (empty ``[C, 0]`` after an evaluation);
+    ``examples`` is ``int64[C]``; every entry of ``metrics`` is ``float64[C]``, or ``float64[C, n]`` for a series.
+    """
+
+    clients: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    examples: NDArray[np.int64]
+    metrics: dict[str, NDArray[np.float64]]
+    failures: tuple[Failure, ...] = field(default=())

@@ -1,0 +1,158 @@
+"""Every bad config in a table with its line, and what Hypothesis can say of good ones."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fedsim.config import STRATEGY_NAMES, ConfigError, RunConfig, command_line, from_flower, from_mapping, load
+
+NAMES = (
+    "FedAvg, FedAvgM, FedProx, FedAdam, FedYogi, FedAdagrad, QFedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum "
+    "or Bulyan"
+)
+TABLES = "seed, federation, strategy, data, model, training, baselines, speed, output, report"
+
+BAD = [
+    (["federation.clients=ten"], "federation.clients = ten: must be a whole number"),
+    (["federation.clients=0"], "federation.clients = 0: must be at least 1"),
+    (["federation.clients=true"], "federation.clients = true: must be a whole number"),
+    (["federation.rounds=2.5"], "federation.rounds = 2.5: must be a whole number"),
+    (["federation.cohort=200"], "federation.cohort = 200: must be at most federation.clients = 100"),
+    (["federation.on_client_failure=ask"], "federation.on_client_failure = ask: must be stop or continue"),
+    (["seed=-1"], "seed = -1: must be at least 0"),
+    (
+        ["data.alhpa=0.3"],
+        "data.alhpa: unknown key; did you mean alpha? allowed here: source, partition, alpha, classes_per_client, "
+        "min_examples",
+    ),
+    (
+        ["data.alpha=0.3"],
+        "data.alpha = 0.3: belongs to data.partition = dirichlet or quantity, and data.partition is iid",
+    ),
+    (["data.partition=dirichlet", "data.alpha=0"], "data.alpha = 0: must be more than 0.0"),
+    (
+        ["data.partition=dirichlet", "data.classes_per_client=2"],
+        "data.classes_per_client = 2: belongs to data.partition = pathological or shards, "
+        "and data.partition is dirichlet",
+    ),
+    (["data.partition=diri"], "data.partition = diri: must be iid, dirichlet, pathological, shards or quantity"),
+    (["data.source=7"], "data.source = 7: must be a text"),
+    (["strategy.name=FedFoo"], f"strategy.name = FedFoo: must be {NAMES}"),
+    (["strategy.eta=0.1"], "strategy.eta: unknown key; allowed here: name"),
+    (
+        ["strategy.name=FedAdam", "strategy.server_momentum=0.1"],
+        "strategy.server_momentum: unknown key; allowed here: name, eta, eta_l, beta_1, beta_2, tau",
+    ),
+    (["strategy.name=FedTrimmedAvg", "strategy.beta=0.5"], "strategy.beta = 0.5: must be less than 0.5"),
+    (["strategy=3"], "strategy = 3: must be a table"),
+    (
+        ["strategy.name=Bulyan", "strategy.num_malicious_nodes=3"],
+        "federation.cohort = 10: Bulyan with strategy.num_malicious_nodes = 3 needs at least 15",
+    ),
+    (
+        ["strategy.name=Krum", "strategy.num_malicious_nodes=4"],
+        "federation.cohort = 10: Krum with strategy.num_malicious_nodes = 4 needs at least 11",
+    ),
+    (
+        ["strategy.name=MultiKrum", "strategy.num_nodes_to_select=11"],
+        "strategy.num_nodes_to_select = 11: must be at most federation.cohort = 10",
+    ),
+    (["training.learning_rate=nan"], "training.learning_rate = NaN: must be a finite number"),
+    (["training.learning_rate=fast"], "training.learning_rate = fast: must be a number"),
+    (["training.momentum=1"], "training.momentum = 1: must be less than 1.0"),
+    (["training=3"], "training = 3: must be a table"),
+    (["baselines.central=1"], "baselines.central = 1: must be true or false"),
+    (["speed.engine=gpu"], "speed.engine = gpu: must be torch"),
+    (["foo=1"], f"foo: unknown key; allowed here: {TABLES}"),
+    (["sede=1"], f"sede: unknown key; did you mean seed? allowed here: {TABLES}"),
+    (["seed"], "--set seed: must be key=value, such as --set data.alpha=0.3"),
+    (["data..alpha=1"], "--set data..alpha=1: must be key=value, such as --set data.alpha=0.3"),
+    (["seed=1", "seed.x=2"], "--set seed.x=2: seed is a value, not a table"),
+    (["report.published=[{name='a'}]"], "report.published.0.source: is missing"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "line"), BAD, ids=[" ".join(overrides) for overrides, _ in BAD])
+def test_a_bad_config_is_refused_in_one_line(overrides: list[str], line: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load(None, overrides)
+    assert str(refusal.value) == line
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load(None, ["seed=x", "data.alhpa=1", "training.epochs=0"])
+    assert [line.split(" ")[0] for line in str(refusal.value).splitlines()] == [
+        "seed",
+        "data.alhpa:",
+        "training.epochs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"seed = ", "is not TOML"), (b"\xff\xfe", "is not UTF-8 text, so not TOML"), (None, "cannot be read")],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, says: str) -> None:
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as refusal:
+        load(path)
+    assert str(refusal.value).startswith(str(path))
+
+
+def test_a_file_is_overridden_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('seed = 4\n[data]\npartition = "dirichlet"\nalpha = 0.1\n')
+    config = load(path, ["data.alpha=0.3", "federation.clients = 20"])
+    assert (config.seed, config.data.alpha, config.federation.clients) == (4, 0.3, 20)
+    assert config.data.partition == "dirichlet"
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunConfig().seed = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+CONFIGS = st.builds(
+    lambda **tables: from_mapping(tables),
+    seed=st.integers(0, 2**62),
+    federation=st.integers(10, 500).map(lambda clients: {"clients": clients}),
+    strategy=st.sampled_from(STRATEGY_NAMES).map(lambda name: {"name": name}),
+    data=st.one_of(
+        st.fixed_dictionaries({"partition": st.just("dirichlet"), "alpha": st.floats(1e-3, 1e3)}),
+        st.fixed_dictionaries({"partition": st.just("shards"), "classes_per_client": st.integers(1, 9)}),
+        st.fixed_dictionaries({"source": st.text(min_size=1).filter(str.strip)}),
+    ),
+    report=st.text().map(lambda title: {"title": title}),
+)
+
+
+@given(CONFIGS)
+def test_json_brings_a_config_back(config: RunConfig) -> None:
+    assert from_mapping(config.model_dump(mode="json")) == config
+
+
+@given(CONFIGS)
+def test_its_command_brings_a_config_back(config: RunConfig) -> None:
+    words = shlex.split(command_line(config))
+    assert words[:2] == ["fedsim", "run"]
+    assert words[2::2] == ["--set"] * (len(words) // 2 - 1)
+    assert load(None, words[3::2]) == config
+
+
+def test_a_published_result_survives_the_command() -> None:
+    published = {"name": 'an "old" phone', "source": "it's said", "seconds": 248.0}
+    config = from_mapping({"report": {"published": [published]}})
+    assert load(None, shlex.split(command_line(config))[3::2]) == config
+
+
+@given(CONFIGS)
+def test_flowers_one_key_brings_a_config_back(config: RunConfig) -> None:
+    settings = command_line(config).removeprefix("fedsim run").replace("--set ", "")
+    assert from_flower({"settings": settings}) == config
