@@ -1,0 +1,1 @@
+"""Updatable Core ML models: read, built, checked, patched and run without a Mac."""
