@@ -1,0 +1,146 @@
+"""What follows from a config before anything runs: data, contract, who holds which examples, the initial model."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedsim.config import ConfigError, RunConfig, Training
+from fedsim.coreml.contract import Contract, read_contract, with_training
+from fedsim.coreml.weights import read_weights
+from fedsim.data import partition as partitions
+from fedsim.data.dataset import Dataset
+from fedsim.data.partition import Partition
+from fedsim.data.partitioners import mirror, partition
+from fedsim.data.sources import load
+from fedsim.models.initial import initial_weights
+from fedsim.models.lenet import lenet_contract
+from fedsim.seeds import generator
+from fedsim.updates import LocalTraining, Weights
+
+ALPHA = 0.5
+CLASSES_PER_CLIENT = 2
+LENET_TRAINING = {
+    "sgd": LocalTraining(epochs=2, batch_size=20, optimizer="sgd", learning_rate=0.05, momentum=0.9),
+    "adam": LocalTraining(epochs=2, batch_size=20, optimizer="adam", learning_rate=0.001),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """Everything a run needs that follows from its config: the same in the simulation, on a server, in a client."""
+
+    config: RunConfig
+    dataset: Dataset
+    contract: Contract
+    partition: Partition
+    test_partition: Partition
+    initial: Weights
+
+
+def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
+    """Build everything that a mistake in ``config`` can break; raises `ConfigError` for each such mistake."""
+    try:
+        contract = read_model(config)
+        config = _resolved(config, contract.training, given)
+        dataset = given or load(config.data.source)
+        _check_fit(contract, dataset)
+        dealt = partition(
+            config.data.partition,
+            dataset.train.labels,
+            config.federation.clients,
+            generator(config.seed, "partition"),
+            alpha=config.data.alpha or ALPHA,
+            classes_per_client=config.data.classes_per_client or CLASSES_PER_CLIENT,
+            min_examples=config.data.min_examples,
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    counts = partitions.label_counts(dealt, dataset.train.labels, dataset.classes)
+    keep = config.model.contract is not None
+    return Federation(
+        config=config,
+        dataset=dataset,
+        contract=contract,
+        partition=dealt,
+        test_partition=mirror(counts, dataset.test.labels, generator(config.seed, "test partition")),
+        initial=read_weights(contract.file, contract.slots)
+        if keep
+        else initial_weights(contract, generator(config.seed, "initial weights")),
+    )
+
+
+def read_model(config: RunConfig) -> Contract:
+    """The contract that ``config.model`` names, with ``config.training`` as its defaults.
+
+    Raises `ConfigError` for a file that is no contract, and for a setting that it does not allow.
+    """
+    given = {key: value for key, value in config.training.model_dump().items() if value is not None}
+    if config.model.contract is None:
+        training = replace(LENET_TRAINING[config.training.optimizer or "sgd"], **given)
+        with _naming("training."):
+            contract = read_contract(lenet_contract(training))
+    else:
+        with _naming(f"model.contract = {config.model.contract}: "):
+            contract = read_contract(_read_file(config.model.contract))
+        training = replace(contract.training, **given)
+    for key, owner in (("momentum", "sgd"), ("epsilon_form", "adam")):
+        if given.get(key) and training.optimizer != owner:
+            raise ConfigError(
+                f"training.{key} = {given[key]}: belongs to training.optimizer = {owner}, not {training.optimizer}"
+            )
+    with _naming("training."):
+        return with_training(contract, training)
+
+
+@contextmanager
+def _naming(prefix: str) -> Generator[None]:
+    """Says of a refusal which part of the config it is about."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"model.contract = {path}: cannot be read ({error.strerror})") from None
+
+
+def _check_fit(contract: Contract, dataset: Dataset) -> None:
+    """Whether the model can learn this data set at all; raises ValueError in words."""
+    if contract.loss != "cross_entropy":
+        raise ValueError(f"model.contract: its loss is {contract.loss}; a run trains classifiers, by cross_entropy")
+    shape = dataset.train.inputs.shape[1:]
+    if shape != contract.input_shape:
+        raise ValueError(
+            f"data.source: examples are {list(shape)}, and the model's input {contract.input_name} is "
+            f"{list(contract.input_shape)}"
+        )
+    if dataset.classes > contract.classes:
+        raise ValueError(f"data.source: {dataset.classes} classes, and the model tells {contract.classes} apart")
+
+
+def _resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | None) -> RunConfig:
+    """The config with every setting said that followed from something else."""
+    data = config.data
+    if data.partition in ("dirichlet", "quantity"):
+        data = data.model_copy(update={"alpha": data.alpha or ALPHA})
+    if data.partition in ("pathological", "shards"):
+        data = data.model_copy(update={"classes_per_client": data.classes_per_client or CLASSES_PER_CLIENT})
+    if dataset:
+        data = data.model_copy(update={"source": dataset.name})
+    sgd = training.optimizer == "sgd"
+    settings = Training(
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        optimizer=training.optimizer,
+        learning_rate=training.learning_rate,
+        momentum=training.momentum if sgd else None,
+        epsilon_form=None if sgd else training.epsilon_form,
+    )
+    return config.model_copy(update={"data": data, "training": settings})

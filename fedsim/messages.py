@@ -1,0 +1,160 @@
+"""Flower messages in and out: instructions become `Orders`, `Updates` become replies; no copies inside a process."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from io import BytesIO
+from typing import Any, Literal, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedsim.updates import LocalTraining, Orders, Updates, Weights
+
+ARRAYS = "arrays"
+"""The record that holds the model, as the stock strategies expect it."""
+WEIGHTS = "weights"
+"""The one array in it: the flat vector, because each object on the wire costs a request."""
+METRICS = "metrics"
+CONFIG = "config"
+EXAMPLES = "num-examples"
+ROUND = "server-round"
+
+CLIENT_APP_RAISED = 2
+"""Flower's error code for a client whose own code failed."""
+
+
+class SharedArray(Array):
+    """An `Array` over memory that is already there: ``numpy()`` hands out that memory, not a decoded copy.
+
+    The npy bytes that Flower's own `Array` carries are made only if somebody asks for ``data``, as the wire does.
+    """
+
+    def __init__(self, ndarray: NDArray[Any]) -> None:
+        self.__dict__["_ndarray"] = ndarray
+        self.dtype, self.shape, self.stype = str(ndarray.dtype), tuple(ndarray.shape), "numpy.ndarray"
+
+    def numpy(self) -> NDArray[Any]:
+        return self.__dict__["_ndarray"]
+
+    @property
+    def data(self) -> bytes:  # pyright: ignore[reportIncompatibleVariableOverride]
+        buffer = BytesIO()
+        np.save(buffer, self.numpy(), allow_pickle=False)
+        return buffer.getvalue()
+
+    def deflate(self) -> bytes:
+        """What goes over the wire: an `Array` like any other, for the wire knows its types by name."""
+        return Array(self.numpy()).deflate()
+
+
+def model_record(weights: NDArray[Any]) -> ArrayRecord:
+    """The flat vector as the record that strategies send and aggregate, sharing its memory."""
+    record = ArrayRecord()
+    record[WEIGHTS] = SharedArray(weights)
+    return record
+
+
+def read_weights(record: ArrayRecord) -> Weights:
+    """The model in a record as ``float32[P]``; FedAdam, FedYogi, FedAdagrad and QFedAvg hand out ``float64``.
+
+    Raises ValueError where the record does not hold exactly the one flat array.
+    """
+    if list(record) != [WEIGHTS]:
+        raise ValueError(f"the record holds the arrays {list(record)}; it must hold one, {WEIGHTS!r}")
+    weights = record[WEIGHTS].numpy()
+    if weights.ndim != 1:
+        raise ValueError(f"the array {WEIGHTS!r} has the shape {weights.shape}; it must be flat")
+    return np.ascontiguousarray(weights, dtype=np.float32)
+
+
+def training_record(training: LocalTraining) -> ConfigRecord:
+    """The settings of local training as they travel; a strategy may overrule one, as FedProx does ``proximal-mu``."""
+    return ConfigRecord({_key(field.name): getattr(training, field.name) for field in fields(training)})
+
+
+def read_training(config: ConfigRecord) -> LocalTraining:
+    """The inverse of `training_record`; keys of others are left alone, a missing one takes its default.
+
+    Raises ValueError where one is missing that has none.
+    """
+    given = {field.name: config[_key(field.name)] for field in fields(LocalTraining) if _key(field.name) in config}
+    required = [field.name for field in fields(LocalTraining) if field.default is MISSING]
+    if missing := [_key(name) for name in required if name not in given]:
+        raise ValueError(
+            f"the training config lacks {', '.join(missing)}; start the strategy with training_record(...)"
+        )
+    return LocalTraining(**cast(dict[str, Any], given))
+
+
+def _key(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def read_orders(messages: Sequence[Message], clients: NDArray[np.int64]) -> list[tuple[Orders, NDArray[np.int64]]]:
+    """What ``messages``, addressed to ``clients`` one each, ask for.
+
+    A phase of a stock strategy shares one content, and so becomes one `Orders`; each distinct content becomes its
+    own. With every `Orders` come the positions of its messages. Contents are only read, never kept or changed.
+    """
+    groups: dict[int, list[int]] = {}
+    for position, message in enumerate(messages):
+        groups.setdefault(id(message.content), []).append(position)
+    return [_orders(messages[rows[0]], clients, np.array(rows)) for rows in groups.values()]
+
+
+def _orders(message: Message, clients: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Orders, NDArray[np.int64]]:
+    config = cast(ConfigRecord, _part(message.content, CONFIG))
+    weights = read_weights(cast(ArrayRecord, _part(message.content, ARRAYS))).view()
+    weights.flags.writeable = False  # it is the server's own model, and every phone's
+    orders = Orders(
+        round=int(_part(config, ROUND)),
+        clients=clients[rows],
+        weights=weights,
+        training=read_training(config) if message.metadata.message_type == MessageType.TRAIN else None,
+    )
+    return orders, rows
+
+
+def _part(whole: Mapping[str, Any], key: str) -> Any:
+    """``whole[key]``; raises ValueError in words where there is none."""
+    if key not in whole:
+        raise ValueError(f"the instruction holds {', '.join(whole) or 'nothing'}; it must hold {key}")
+    return whole[key]
+
+
+def write_replies(messages: Iterable[Message], clients: Iterable[int], updates: Updates) -> list[Message]:
+    """One reply a message, in their order: the client's row of ``updates``, or an error that names its failure.
+
+    Raises ValueError if a client is in neither, for a client that says nothing would be lost unseen.
+    """
+    row_of = {int(client): row for row, client in enumerate(updates.clients)}
+    failure_of = {failure.client: failure for failure in updates.failures}
+    replies: list[Message] = []
+    for message, client in zip(messages, clients, strict=True):
+        if client in row_of:
+            replies.append(Message(_content(updates, row_of[client]), reply_to=message))
+        elif client in failure_of:
+            failure = failure_of[client]
+            reason = f"client {client}, round {failure.round}, {failure.stage}: {failure.reason}"
+            replies.append(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message))
+        else:
+            raise ValueError(f"client {client} neither replied nor failed")
+    return replies
+
+
+def _content(updates: Updates, row: int) -> RecordDict:
+    metrics: dict[str, int | float | list[float]] = {EXAMPLES: int(updates.examples[row])}
+    metrics.update({name: values[row].tolist() for name, values in updates.metrics.items()})
+    content = RecordDict({METRICS: MetricRecord(cast(Any, metrics))})
+    if updates.weights.shape[1]:
+        content[ARRAYS] = model_record(updates.weights[row])
+    return content
+
+
+def phase(message: Message) -> Literal["train", "evaluate"]:
+    """Which of the two kinds of instruction this is; raises ValueError for any other."""
+    kind = message.metadata.message_type
+    if kind not in (MessageType.TRAIN, MessageType.EVALUATE):
+        raise ValueError(f"message type {kind!r}: phones know {MessageType.TRAIN!r} and {MessageType.EVALUATE!r}")
+    return kind

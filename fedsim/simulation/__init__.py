@@ -1,0 +1,1 @@
+"""Simulated phones behind Flower's Grid."""

@@ -1,0 +1,139 @@
+"""Spreads the phones' work over threads, one phone a thread, with results that do not depend on how many there are."""
+
+import os
+import traceback
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedsim.coreml.contract import Contract
+from fedsim.data.dataset import Examples, select
+from fedsim.data.partition import Partition, indices
+from fedsim.seeds import generator
+from fedsim.training import reference
+from fedsim.updates import Failure, Orders, Updates, Weights
+
+EVALUATION_BLOCK = 1000
+"""Examples a task when evaluating: fixed, so that the split does not follow the number of workers."""
+
+
+@contextmanager
+def worker_threads(count: int | None) -> Generator[ThreadPoolExecutor]:
+    """``count`` threads (none: one a core), each computing on one core; what has not begun is dropped on the way out.
+
+    Threads, not processes: torch lets go of the interpreter lock, the two measured alike, and nothing is copied.
+    """
+    pool = ThreadPoolExecutor(count or os.cpu_count() or 1, "fedsim", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def train_cohort(
+    pool: Executor, contract: Contract, examples: Examples, partition: Partition, seed: int, orders: Orders
+) -> Updates:
+    """Train every phone of ``orders`` on its own examples, the largest first.
+
+    Row ``i`` of the result depends on the seed, the round and client ``i`` alone. A phone that raises becomes a
+    `Failure`, and has no row.
+    """
+    training = orders.training
+    if training is None:
+        raise ValueError("these orders are for evaluation")
+    stack = np.empty((len(orders.clients), len(orders.weights)), np.float32)
+    held = [_held(examples, partition, int(client)) for client in orders.clients]
+
+    def work(row: int) -> list[float]:
+        stack[row] = orders.weights
+        shuffle = generator(seed, "shuffle", orders.round, int(orders.clients[row]))
+        return reference.train_client(contract, stack[row], held[row], training, shuffle)
+
+    outcomes = _each(pool, work, orders, "train", [len(phone.labels) for phone in held])
+    good = [row for row, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
+    losses = np.array([outcomes[row] for row in good], np.float64).reshape(len(good), training.epochs)
+    return Updates(
+        clients=orders.clients[good],
+        weights=stack if len(good) == len(stack) else stack[good],
+        examples=np.array([len(held[row].labels) for row in good], np.int64),
+        metrics={"train_loss": losses[:, -1], "epoch_losses": losses},
+        failures=tuple(outcome for outcome in outcomes if isinstance(outcome, Failure)),
+    )
+
+
+def evaluate_cohort(
+    pool: Executor, contract: Contract, examples: Examples, partition: Partition, orders: Orders
+) -> Updates:
+    """Mean loss and accuracy of ``orders.weights`` on every phone's own test examples.
+
+    A phone that holds none of these has nothing to say: it is a `Failure`, not a made-up number.
+    """
+    held = [_held(examples, partition, int(client)) for client in orders.clients]
+
+    def work(row: int) -> tuple[float, float]:
+        if not len(held[row].labels):
+            raise ValueError("this phone holds no test examples")
+        losses, correct = reference.evaluate(contract, orders.weights, held[row])
+        return float(losses.mean()), float(correct.mean())
+
+    outcomes = _each(pool, work, orders, "evaluate", [len(phone.labels) for phone in held])
+    good = [row for row, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
+    means = np.array([outcomes[row] for row in good], np.float64).reshape(-1, 2)
+    return Updates(
+        clients=orders.clients[good],
+        weights=np.empty((len(good), 0), np.float32),
+        examples=np.array([len(held[row].labels) for row in good], np.int64),
+        metrics={"loss": means[:, 0], "accuracy": means[:, 1]},
+        failures=tuple(outcome for outcome in outcomes if isinstance(outcome, Failure)),
+    )
+
+
+def evaluate_all(
+    pool: Executor, contract: Contract, weights: Weights, examples: Examples
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """`reference.evaluate` over all ``examples``, a block a task."""
+    starts = range(0, len(examples.labels), EVALUATION_BLOCK)
+    blocks = [slice(start, start + EVALUATION_BLOCK) for start in starts]
+
+    def score(rows: slice) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return reference.evaluate(contract, weights, select(examples, rows))
+
+    parts = list(pool.map(score, blocks))
+    return np.concatenate([losses for losses, _ in parts]), np.concatenate([correct for _, correct in parts])
+
+
+Outcome = TypeVar("Outcome")
+
+
+def _each(
+    pool: Executor,
+    work: Callable[[int], Outcome],
+    orders: Orders,
+    stage: Literal["train", "evaluate"],
+    sizes: list[int],
+) -> list[Outcome | Failure]:
+    """``work`` for every row, begun in order of falling size; what came of it in the order of the rows."""
+
+    def attempt(row: int) -> Outcome | Failure:
+        try:
+            return work(row)
+        except Exception as error:
+            return Failure(
+                client=int(orders.clients[row]),
+                round=orders.round,
+                stage=stage,
+                reason=f"{type(error).__name__}: {error}",
+                traceback=traceback.format_exc(),
+            )
+
+    futures = {row: pool.submit(attempt, row) for row in sorted(range(len(sizes)), key=lambda row: -sizes[row])}
+    return [futures[row].result() for row in range(len(sizes))]
+
+
+def _held(examples: Examples, partition: Partition, client: int) -> Examples:
+    return select(examples, indices(partition, client))

@@ -1,0 +1,1 @@
+"""Local training: what one phone does in one round."""
