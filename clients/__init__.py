@@ -1,0 +1,1 @@
+"""What runs on the clients' side of a federation."""

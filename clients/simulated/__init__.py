@@ -1,0 +1,1 @@
+"""A laptop that joins a federation as if it were a phone."""

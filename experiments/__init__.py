@@ -1,0 +1,1 @@
+"""Studies and benchmarks: what stands on fedsim, and what fedsim never imports."""

@@ -1,0 +1,223 @@
+"""The ``fedsim`` command: each verb reads its arguments, calls one function and shows what came of it."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedsim import __version__, model_files
+from fedsim.config import ConfigError, load
+from fedsim.doctor import examine
+from fedsim.recording import ClientFailed, Row, RunError
+from fedsim.run import RunRecord, resume, run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+model = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Build, describe and check Core ML files.")
+app.add_typer(model, name="model")
+
+out = Console()
+err = Console(stderr=True)
+
+File = Annotated[Path | None, typer.Argument(help="A TOML file; without one, the main job: 100 phones, MNIST, LeNet.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line: every round, then the summary.")]
+
+
+def main() -> None:
+    """The console entry point; exit code 0: finished, 1: had to stop, 2: a mistake in the request, 130: interrupted."""
+    try:
+        app(standalone_mode=True)
+    except ConfigError as error:
+        err.print(*str(error).splitlines(), sep="\n", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except RunError as error:
+        if isinstance(error, ClientFailed) and error.traceback:
+            err.print(error.traceback, markup=False, highlight=False, soft_wrap=True)
+        err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"fedsim {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which fedsim.")
+    ] = False,
+) -> None:
+    """Federated on-device training, simulated and real, in one system."""
+
+
+@app.command("run")
+def run_verb(file: File = None, overrides: Set = None, as_json: Json = False) -> None:
+    """Run a federation to its end and write its folder.
+
+    **Examples**
+
+    - `fedsim run`
+    - `fedsim run --set data.partition=dirichlet --set data.alpha=0.3`
+    - `fedsim run FILE.toml --set strategy.name=FedAdam --json`
+    """
+    config = load(file, overrides or ())
+    with _listening(config.federation.rounds, as_json) as listen:
+        record = run(config, listen=listen)
+    _show(record, as_json)
+
+
+@app.command("resume")
+def resume_verb(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that was cut off.")], as_json: Json = False
+) -> None:
+    """Go on with a run that was interrupted or killed, from its last checkpoint, to the same result.
+
+    **Example:** `fedsim resume runs/2026-11-21-225459`
+    """
+    from fedsim.results import read_config
+
+    with _listening(read_config(folder).federation.rounds, as_json) as listen:
+        record = resume(folder, listen=listen)
+    _show(record, as_json)
+
+
+@app.command()
+def partition(
+    folder: Annotated[Path, typer.Argument(help="A new folder for partition.npz, clients.npz and partition.html.")],
+    file: File = None,
+    overrides: Set = None,
+) -> None:
+    """Deal the examples to the phones and plot who holds which labels, without training.
+
+    **Example:** `fedsim partition shards --set data.partition=shards --set federation.clients=50`
+    """
+    from fedsim.federation import set_up
+    from fedsim.run import write_partition
+
+    page = write_partition(set_up(load(file, overrides or ())), folder)
+    out.print(f"wrote {page}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Say what this machine has, what is missing, and what that costs.
+
+    **Example:** `fedsim doctor`
+    """
+    findings = examine()
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings]))
+    else:
+        table = Table("", "what", "found", "what follows", box=None)
+        for finding in findings:
+            table.add_row("[green]ok" if finding.good else "[red]!!", finding.what, finding.found, finding.follows)
+        out.print(table)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+@model.command("build")
+def build(
+    path: Annotated[Path, typer.Argument(help="The .mlmodel file to write.")],
+    overrides: Set = None,
+) -> None:
+    """Write the updatable LeNet that a config's phones train, with its initial weights.
+
+    **Examples**
+
+    - `fedsim model build lenet.mlmodel`
+    - `fedsim model build adam.mlmodel --set training.optimizer=adam --set training.batch_size=128`
+    """
+    out.print(model_files.build(path, load(None, overrides or ())), highlight=False, soft_wrap=True)
+
+
+@model.command("describe")
+def describe(path: Annotated[Path, typer.Argument(help="An .mlmodel file.")]) -> None:
+    """Say what a Core ML file computes, what may be trained in it, and how.
+
+    **Example:** `fedsim model describe lenet.mlmodel`
+    """
+    out.print(model_files.describe(path), highlight=False, soft_wrap=True, markup=False)
+
+
+@model.command("check")
+def check(path: Annotated[Path, typer.Argument(help="An .mlmodel file.")]) -> None:
+    """Check without a Mac whether a phone can train a Core ML file; exit code 1 if it cannot.
+
+    **Example:** `fedsim model check lenet.mlmodel`
+    """
+    verdict, trainable = model_files.check(path)
+    out.print(verdict, highlight=False, soft_wrap=True, markup=False)
+    if not trainable:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _listening(rounds: int, as_json: bool) -> Generator[Callable[[Row], None]]:
+    """What shows the rounds as they pass: JSON lines, a line a round, or a bar with accuracy and the time left."""
+    if as_json:
+        yield lambda row: print(json.dumps(row), flush=True)
+    elif not out.is_terminal:
+        yield lambda row: print(_line(row, rounds), flush=True)
+    else:
+        columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, TimeRemainingColumn(), console=out) as progress:
+            bar = progress.add_task("setting up", total=rounds)
+            yield lambda row: progress.update(bar, completed=row["round"], description=_figures(row))
+            progress.update(bar, description="baselines and report")
+
+
+def _line(row: Row, rounds: int) -> str:
+    return f"round {row['round']:>{len(str(rounds))}}/{rounds}  {_figures(row)}  {row['seconds']:.1f} s"
+
+
+def _figures(row: Row) -> str:
+    loss = "" if row["train_loss"] is None else f"  train loss {row['train_loss']:.4f}"
+    failures = f"  {row['failures']} failed" if row["failures"] else ""
+    return f"accuracy {row['test_accuracy']:.2%}{loss}{failures}"
+
+
+def _show(record: RunRecord, as_json: bool) -> None:
+    """The end of a run: a table for people, the summary for machines."""
+    if as_json:
+        print(json.dumps({"folder": str(record.folder), **record.summary}))
+        return
+    table = Table(box=None, show_header=False)
+    for name, value in _headline(record.summary):
+        table.add_row(name, value)
+    out.print(table)
+    out.print(f"{record.folder}/report.html", highlight=False, soft_wrap=True)
+
+
+def _headline(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    accuracy, baselines = summary["client_accuracy"], summary["baselines"]
+    yield "test accuracy", f"{summary['test_accuracy']:.2%} (best {summary['best_accuracy']:.2%})"
+    if "central" in baselines:
+        yield "central training", f"{baselines['central']:.2%} with the same budget"
+    if "local_only" in baselines:
+        yield "phones alone", f"{baselines['local_only']:.2%} on average"
+    yield "clients", f"{accuracy['mean']:.2%} on average, worst tenth {accuracy['worst_decile_mean']:.2%}"
+    yield "traffic", f"{summary['bytes']['down'] / 1e6:.0f} MB down, {summary['bytes']['up'] / 1e6:.0f} MB up"
+    yield "time", f"{summary['seconds']['total']:.1f} s"
+    yield "weights", summary["model"]["weights_id"][:16]

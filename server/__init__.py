@@ -1,0 +1,1 @@
+"""What runs on the server's side of a federation."""
