@@ -6,140 +6,26 @@ import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from fedsim.strategy_settings import STRATEGY_NAMES, Bulyan, FedAvg, Krum, MultiKrum, Strategy, Table
+
+MOST = 2**31 - 1
 
 
 class ConfigError(ValueError):
     """A request that cannot be run. One line a mistake: the key, what was given, what is allowed."""
 
 
-class Table(BaseModel):
-    """One TOML table: frozen, strictly typed, without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 class Federation(Table):
     """Who takes part: ``clients`` phones exist, ``cohort`` of them train in each of ``rounds``."""
 
-    clients: int = Field(default=100, ge=1)
-    cohort: int = Field(default=10, ge=1)
-    rounds: int = Field(default=20, ge=1)
+    clients: int = Field(default=100, ge=1, le=MOST)
+    cohort: int = Field(default=10, ge=1, le=MOST)
+    rounds: int = Field(default=20, ge=1, le=MOST)
     on_client_failure: Literal["stop", "continue"] = "stop"
-
-
-class FedAvg(Table):
-    """McMahan et al. 2017."""
-
-    name: Literal["FedAvg"] = "FedAvg"
-
-
-class FedAvgM(Table):
-    """Server momentum, Hsu et al. 2019."""
-
-    name: Literal["FedAvgM"]
-    server_learning_rate: float = Field(default=1.0, gt=0)
-    server_momentum: float = Field(default=0.9, ge=0, lt=1)
-
-
-class FedProx(Table):
-    """Li et al. 2020; the phones implement the proximal term."""
-
-    name: Literal["FedProx"]
-    proximal_mu: float = Field(default=0.01, ge=0)
-
-
-class FedAdam(Table):
-    """Reddi et al. 2021; Flower's defaults."""
-
-    name: Literal["FedAdam"]
-    eta: float = Field(default=0.1, gt=0)
-    eta_l: float = Field(default=0.1, gt=0)
-    beta_1: float = Field(default=0.9, ge=0, lt=1)
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
-    tau: float = Field(default=1e-3, gt=0)
-
-
-class FedYogi(Table):
-    """Reddi et al. 2021; Flower's defaults."""
-
-    name: Literal["FedYogi"]
-    eta: float = Field(default=0.01, gt=0)
-    eta_l: float = Field(default=0.0316, gt=0)
-    beta_1: float = Field(default=0.9, ge=0, lt=1)
-    beta_2: float = Field(default=0.99, ge=0, lt=1)
-    tau: float = Field(default=1e-3, gt=0)
-
-
-class FedAdagrad(Table):
-    """Reddi et al. 2021; Flower's defaults."""
-
-    name: Literal["FedAdagrad"]
-    eta: float = Field(default=0.1, gt=0)
-    eta_l: float = Field(default=0.1, gt=0)
-    tau: float = Field(default=1e-3, gt=0)
-
-
-class QFedAvg(Table):
-    """Li et al. 2020 (q-FFL). ``client_learning_rate`` is ``training.learning_rate`` where it is not given."""
-
-    name: Literal["QFedAvg"]
-    q: float = Field(default=0.1, ge=0)
-    client_learning_rate: float | None = Field(default=None, gt=0)
-
-
-class FedMedian(Table):
-    """Yin et al. 2018."""
-
-    name: Literal["FedMedian"]
-
-
-class FedTrimmedAvg(Table):
-    """Yin et al. 2018; ``beta`` is the share cut off at each end."""
-
-    name: Literal["FedTrimmedAvg"]
-    beta: float = Field(default=0.2, ge=0, lt=0.5)
-
-
-class Krum(Table):
-    """Blanchard et al. 2017."""
-
-    name: Literal["Krum"]
-    num_malicious_nodes: int = Field(default=0, ge=0)
-
-
-class MultiKrum(Table):
-    """Blanchard et al. 2017."""
-
-    name: Literal["MultiKrum"]
-    num_malicious_nodes: int = Field(default=0, ge=0)
-    num_nodes_to_select: int = Field(default=1, ge=1)
-
-
-class Bulyan(Table):
-    """El Mhamdi et al. 2018."""
-
-    name: Literal["Bulyan"]
-    num_malicious_nodes: int = Field(default=0, ge=0)
-
-
-Strategy = Union[  # noqa: UP007 (pyright reads the members off it below)
-    FedAvg,
-    FedAvgM,
-    FedProx,
-    FedAdam,
-    FedYogi,
-    FedAdagrad,
-    QFedAvg,
-    FedMedian,
-    FedTrimmedAvg,
-    Krum,
-    MultiKrum,
-    Bulyan,
-]
-STRATEGY_NAMES = tuple(get_args(member.model_fields["name"].annotation)[0] for member in get_args(Strategy))
 
 
 class Data(Table):
@@ -167,8 +53,8 @@ class Model(Table):
 class Training(Table):
     """How a phone trains in a round. What is not given is the model's own setting."""
 
-    epochs: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1, le=MOST)
+    batch_size: int | None = Field(default=None, ge=1, le=MOST)
     optimizer: Literal["sgd", "adam"] | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     momentum: float | None = Field(default=None, ge=0, lt=1)
@@ -183,10 +69,14 @@ class Baselines(Table):
 
 
 class Speed(Table):
-    """What cannot change results. ``workers`` is the number of cores where it is not given."""
+    """What cannot change results: ``workers`` not a bit, ``engine`` not beyond rounding.
+
+    Where they are not given, there is a worker for each core, and the engine is ``native`` if it was built and can run
+    the model, else ``torch``.
+    """
 
     workers: int | None = Field(default=None, ge=1, le=1024)
-    engine: Literal["torch"] = "torch"
+    engine: Literal["native", "torch"] | None = None
 
 
 class Output(Table):
@@ -213,7 +103,7 @@ class Report(Table):
 
 
 class RunConfig(Table):
-    """Everything that decides a run. Equal configs give equal results, whatever ``speed`` and ``output`` say."""
+    """Everything that decides a run: equal configs give equal bits, whatever ``speed.workers`` and ``output`` say."""
 
     seed: int = Field(default=0, ge=0)
     federation: Federation = Federation()
@@ -260,7 +150,12 @@ def from_flower(run_config: Mapping[str, Any]) -> RunConfig:
     >>> from_flower({"settings": "federation.clients=12 strategy.name=FedMedian"}).strategy.name
     'FedMedian'
     """
-    return load(None, shlex.split(str(run_config.get("settings", ""))))
+    settings = str(run_config.get("settings", ""))
+    try:
+        overrides = shlex.split(settings)
+    except ValueError as error:
+        raise ConfigError(f"settings = {_shown(settings)}: cannot be split into key=value ({error})") from None
+    return load(None, overrides)
 
 
 def command_line(config: RunConfig) -> str:
@@ -304,7 +199,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text, so not TOML") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
 
 
@@ -325,9 +220,10 @@ def _override(tables: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any
 def _toml_value(text: str) -> Any:
     """The TOML value that ``text`` is, or the text itself, so that words need no quotes on a command line."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except ValueError:  # a TOMLDecodeError, or Python's on a number of thousands of digits
         return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def _impossible(config: RunConfig) -> Iterable[str]:
@@ -364,6 +260,7 @@ _SAYS = {
     "finite_number": "must be a finite number",
     "model_type": "must be a table",
     "model_attributes_type": "must be a table",
+    "tuple_type": "must be a list of tables",
     "missing": "is missing",
 }
 

@@ -8,9 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.results import processor
+from packaging.requirements import Requirement
 
-REQUIRED = ("flwr", "torch", "numpy", "protobuf", "pydantic", "typer", "rich", "matplotlib", "jinja2", "safetensors")
+from fedsim.results import processor
+from fedsim.training.native import library
+
 VECTOR_SETS = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON"))
 
 
@@ -26,7 +28,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the interpreter, the processor, memory, the packages and the data; changes nothing."""
-    return [_python(), _cores(), _vectors(), _memory(), *map(_package, REQUIRED), _data()]
+    return [_python(), _cores(), _vectors(), _memory(), _engine(), *_packages(), _data()]
 
 
 def _python() -> Finding:
@@ -53,6 +55,14 @@ def _vectors() -> Finding:
     return Finding(what="SIMD", good=found is not None, found=found or "none known", follows=follows)
 
 
+def _engine() -> Finding:
+    """Which variant of the native engine runs here."""
+    try:
+        return Finding(what="engine", good=True, found=f"native, {library.available()}")
+    except RuntimeError as reason:
+        return Finding(what="engine", good=False, found=str(reason), follows="torch trains, several times slower")
+
+
 def _memory() -> Finding:
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -63,11 +73,20 @@ def _memory() -> Finding:
     return Finding(what="memory", good=good, found=f"{size / 2**30:.1f} GiB", follows=follows)
 
 
-def _package(name: str) -> Finding:
+def _packages() -> list[Finding]:
+    """Every package that fedsim depends on: its version, held against the range that was tested."""
+    wanted = [Requirement(text) for text in importlib.metadata.requires("fedsim") or ()]
+    return [_package(requirement) for requirement in wanted if requirement.marker is None]
+
+
+def _package(requirement: Requirement) -> Finding:
     try:
-        return Finding(what=name, good=True, found=importlib.metadata.version(name))
+        found = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(what=name, good=False, found="missing", follows="fedsim cannot run; install fedsim again")
+        return Finding(what=requirement.name, good=False, found="missing", follows="install fedsim again")
+    good = requirement.specifier.contains(found, prereleases=True)
+    follows = "" if good else f"fedsim was tested with {requirement.specifier}; install fedsim again"
+    return Finding(what=requirement.name, good=good, found=found, follows=follows)
 
 
 def _data() -> Finding:

@@ -1,9 +1,11 @@
 """What follows from a config before anything runs: data, contract, who holds which examples, the initial model."""
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from fedsim.config import ConfigError, RunConfig, Training
 from fedsim.coreml.contract import Contract, read_contract, with_training
@@ -16,7 +18,11 @@ from fedsim.data.sources import load
 from fedsim.models.initial import initial_weights
 from fedsim.models.lenet import lenet_contract
 from fedsim.seeds import generator
+from fedsim.training.native import library as native
+from fedsim.training.native.lower import Unsupported, lower
 from fedsim.updates import LocalTraining, Weights
+
+log = logging.getLogger("fedsim")
 
 ALPHA = 0.5
 CLASSES_PER_CLIENT = 2
@@ -56,18 +62,23 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
         )
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    speed = config.speed.model_copy(update={"engine": _engine(config.speed.engine, contract)})
     counts = partitions.label_counts(dealt, dataset.train.labels, dataset.classes)
-    keep = config.model.contract is not None
     return Federation(
-        config=config,
+        config=config.model_copy(update={"speed": speed}),
         dataset=dataset,
         contract=contract,
         partition=dealt,
         test_partition=mirror(counts, dataset.test.labels, generator(config.seed, "test partition")),
-        initial=read_weights(contract.file, contract.slots)
-        if keep
-        else initial_weights(contract, generator(config.seed, "initial weights")),
+        initial=first_weights(config, contract),
     )
+
+
+def first_weights(config: RunConfig, contract: Contract) -> Weights:
+    """What round 1 starts from: the weights in a contract of one's own, else fresh ones of the config's seed."""
+    if config.model.contract is not None:
+        return read_weights(contract.file, contract.slots)
+    return initial_weights(contract, generator(config.seed, "initial weights"))
 
 
 def read_model(config: RunConfig) -> Contract:
@@ -84,11 +95,11 @@ def read_model(config: RunConfig) -> Contract:
         with _naming(f"model.contract = {config.model.contract}: "):
             contract = read_contract(_read_file(config.model.contract))
         training = replace(contract.training, **given)
-    for key, owner in (("momentum", "sgd"), ("epsilon_form", "adam")):
-        if given.get(key) and training.optimizer != owner:
-            raise ConfigError(
-                f"training.{key} = {given[key]}: belongs to training.optimizer = {owner}, not {training.optimizer}"
-            )
+    if "epsilon_form" in given and training.optimizer != "adam":
+        raise ConfigError(
+            f"training.epsilon_form = {training.epsilon_form}: belongs to training.optimizer = adam, "
+            f"not {training.optimizer}"
+        )
     with _naming("training."):
         return with_training(contract, training)
 
@@ -106,7 +117,7 @@ def _naming(prefix: str) -> Generator[None]:
 
 def _read_file(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return Path(path).expanduser().read_bytes()
     except OSError as error:
         raise ConfigError(f"model.contract = {path}: cannot be read ({error.strerror})") from None
 
@@ -144,3 +155,18 @@ def _resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | Non
         epsilon_form=None if sgd else training.epsilon_form,
     )
     return config.model_copy(update={"data": data, "training": settings})
+
+
+def _engine(wanted: Literal["native", "torch"] | None, contract: Contract) -> Literal["native", "torch"]:
+    """The engine that is asked for, or the fastest that can run the contract; raises ConfigError where neither is."""
+    if wanted == "torch":
+        return "torch"
+    try:
+        native.available()
+        lower(contract)
+    except (RuntimeError, Unsupported) as reason:
+        if wanted == "native":
+            raise ConfigError(f"speed.engine = native: {reason}") from None
+        log.warning("training in torch, several times slower: %s", reason)
+        return "torch"
+    return "native"

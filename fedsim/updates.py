@@ -1,5 +1,6 @@
 """What travels between server and phones, as stacks with the client axis first."""
 
+import traceback
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 
 Weights = NDArray[np.float32]
 """One model as a flat ``float32[P]`` in the contract's slot order."""
+
+
+NO_TEST_EXAMPLES = "this phone holds no test examples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,17 @@ class Failure:
     stage: Literal["train", "evaluate"]
     reason: str
     traceback: str
+
+
+def failure(orders: Orders, client: int, stage: Literal["train", "evaluate"], error: Exception) -> Failure:
+    """What ``error`` says about a client that could not do what ``orders`` asked."""
+    return Failure(
+        client=client,
+        round=orders.round,
+        stage=stage,
+        reason=f"{type(error).__name__}: {error}",
+        traceback="".join(traceback.format_exception(error)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

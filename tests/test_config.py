@@ -66,7 +66,7 @@ BAD = [
     (["training.momentum=1"], "training.momentum = 1: must be less than 1.0"),
     (["training=3"], "training = 3: must be a table"),
     (["baselines.central=1"], "baselines.central = 1: must be true or false"),
-    (["speed.engine=gpu"], "speed.engine = gpu: must be torch"),
+    (["speed.engine=gpu"], "speed.engine = gpu: must be native or torch"),
     (["foo=1"], f"foo: unknown key; allowed here: {TABLES}"),
     (["sede=1"], f"sede: unknown key; did you mean seed? allowed here: {TABLES}"),
     (["seed"], "--set seed: must be key=value, such as --set data.alpha=0.3"),

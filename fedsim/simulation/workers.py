@@ -1,7 +1,5 @@
 """Spreads the phones' work over threads, one phone a thread, with results that do not depend on how many there are."""
 
-import os
-import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,23 +14,29 @@ from fedsim.data.dataset import Examples, select
 from fedsim.data.partition import Partition, indices
 from fedsim.seeds import generator
 from fedsim.training import reference
-from fedsim.updates import Failure, Orders, Updates, Weights
+from fedsim.updates import NO_TEST_EXAMPLES, Failure, Orders, Updates, Weights, failure
 
 EVALUATION_BLOCK = 1000
 """Examples a task when evaluating: fixed, so that the split does not follow the number of workers."""
 
 
 @contextmanager
-def worker_threads(count: int | None) -> Generator[ThreadPoolExecutor]:
-    """``count`` threads (none: one a core), each computing on one core; what has not begun is dropped on the way out.
+def worker_threads(count: int) -> Generator[ThreadPoolExecutor]:
+    """``count`` threads, each computing on one core; what has not begun is dropped on the way out.
 
-    Threads, not processes: torch lets go of the interpreter lock, the two measured alike, and nothing is copied.
+    Threads, not processes: torch lets go of the interpreter lock, nothing is copied, torch is imported once, and the
+    two measure alike (``experiments/benchmarks/workers.py``).
     """
-    pool = ThreadPoolExecutor(count or os.cpu_count() or 1, "fedsim", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(count, "fedsim", initializer=_on_one_core)
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _on_one_core() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # dead units' momenta decay into denormal numbers, which cost a factor of four
 
 
 def train_cohort(
@@ -77,7 +81,7 @@ def evaluate_cohort(
 
     def work(row: int) -> tuple[float, float]:
         if not len(held[row].labels):
-            raise ValueError("this phone holds no test examples")
+            raise ValueError(NO_TEST_EXAMPLES)
         losses, correct = reference.evaluate(contract, orders.weights, held[row])
         return float(losses.mean()), float(correct.mean())
 
@@ -123,13 +127,7 @@ def _each(
         try:
             return work(row)
         except Exception as error:
-            return Failure(
-                client=int(orders.clients[row]),
-                round=orders.round,
-                stage=stage,
-                reason=f"{type(error).__name__}: {error}",
-                traceback=traceback.format_exc(),
-            )
+            return failure(orders, int(orders.clients[row]), stage, error)
 
     futures = {row: pool.submit(attempt, row) for row in sorted(range(len(sizes)), key=lambda row: -sizes[row])}
     return [futures[row].result() for row in range(len(sizes))]

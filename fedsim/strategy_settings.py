@@ -1,0 +1,123 @@
+"""The strategies a config can name, each with its own parameters, as Flower names them."""
+
+from typing import Literal, Union, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Table(BaseModel):
+    """One TOML table: frozen, strictly typed, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FedAvg(Table):
+    """McMahan et al. 2017."""
+
+    name: Literal["FedAvg"] = "FedAvg"
+
+
+class FedAvgM(Table):
+    """Server momentum, Hsu et al. 2019."""
+
+    name: Literal["FedAvgM"]
+    server_learning_rate: float = Field(default=1.0, gt=0)
+    server_momentum: float = Field(default=0.9, ge=0, lt=1)
+
+
+class FedProx(Table):
+    """Li et al. 2020; the phones implement the proximal term."""
+
+    name: Literal["FedProx"]
+    proximal_mu: float = Field(default=0.01, ge=0)
+
+
+class FedAdam(Table):
+    """Reddi et al. 2021; Flower's defaults."""
+
+    name: Literal["FedAdam"]
+    eta: float = Field(default=0.1, gt=0)
+    eta_l: float = Field(default=0.1, gt=0)
+    beta_1: float = Field(default=0.9, ge=0, lt=1)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    tau: float = Field(default=1e-3, gt=0)
+
+
+class FedYogi(Table):
+    """Reddi et al. 2021; Flower's defaults."""
+
+    name: Literal["FedYogi"]
+    eta: float = Field(default=0.01, gt=0)
+    eta_l: float = Field(default=0.0316, gt=0)
+    beta_1: float = Field(default=0.9, ge=0, lt=1)
+    beta_2: float = Field(default=0.99, ge=0, lt=1)
+    tau: float = Field(default=1e-3, gt=0)
+
+
+class FedAdagrad(Table):
+    """Reddi et al. 2021; Flower's defaults."""
+
+    name: Literal["FedAdagrad"]
+    eta: float = Field(default=0.1, gt=0)
+    eta_l: float = Field(default=0.1, gt=0)
+    tau: float = Field(default=1e-3, gt=0)
+
+
+class QFedAvg(Table):
+    """Li et al. 2020 (q-FFL). ``client_learning_rate`` is ``training.learning_rate`` where it is not given."""
+
+    name: Literal["QFedAvg"]
+    q: float = Field(default=0.1, ge=0)
+    client_learning_rate: float | None = Field(default=None, gt=0)
+
+
+class FedMedian(Table):
+    """Yin et al. 2018."""
+
+    name: Literal["FedMedian"]
+
+
+class FedTrimmedAvg(Table):
+    """Yin et al. 2018; ``beta`` is the share cut off at each end."""
+
+    name: Literal["FedTrimmedAvg"]
+    beta: float = Field(default=0.2, ge=0, lt=0.5)
+
+
+class Krum(Table):
+    """Blanchard et al. 2017."""
+
+    name: Literal["Krum"]
+    num_malicious_nodes: int = Field(default=0, ge=0)
+
+
+class MultiKrum(Table):
+    """Blanchard et al. 2017."""
+
+    name: Literal["MultiKrum"]
+    num_malicious_nodes: int = Field(default=0, ge=0)
+    num_nodes_to_select: int = Field(default=1, ge=1)
+
+
+class Bulyan(Table):
+    """El Mhamdi et al. 2018."""
+
+    name: Literal["Bulyan"]
+    num_malicious_nodes: int = Field(default=0, ge=0)
+
+
+Strategy = Union[  # noqa: UP007 (pyright reads the members off it below)
+    FedAvg,
+    FedAvgM,
+    FedProx,
+    FedAdam,
+    FedYogi,
+    FedAdagrad,
+    QFedAvg,
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    MultiKrum,
+    Bulyan,
+]
+STRATEGY_NAMES = tuple(get_args(member.model_fields["name"].annotation)[0] for member in get_args(Strategy))

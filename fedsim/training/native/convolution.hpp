@@ -1,0 +1,177 @@
+// Convolutions: forward, and both gradients where every output has one.
+//
+// Output channels lie in vector lanes and neighbouring positions in registers: a tile of 14 positions by 2 vectors
+// keeps 28 accumulators busy on one broadcast input and two weights, none of which is loaded twice.
+#pragma once
+
+#include "elementary.hpp"
+#include "plan.hpp"
+#include "vectors.hpp"
+
+namespace fedsim::VARIANT {
+
+constexpr int kPositions = kRegisters == 32 ? 14 : 6;
+constexpr int kTaps = kRegisters == 32 ? 12 : 6;
+
+template <int Positions, int Vectors>
+static __attribute__((noinline)) void convolve_tile(const float* x, int64_t step, const Runs& taps, const float* weights,
+                                                    int64_t channels, const float* bias, float* y) {
+    Floats sums[Positions][Vectors];
+    UNROLLED for (int p = 0; p < Positions; ++p)
+        UNROLLED for (int v = 0; v < Vectors; ++v) sums[p][v] = bias ? load(bias + v * LANES) : Floats{};
+    for (int64_t run = 0; run < taps.count; ++run) {
+        const float* tap = x + taps.offsets[run];
+        for (int64_t i = 0; i < taps.length; ++i, ++tap, weights += channels) {
+            Floats w[Vectors];
+            UNROLLED for (int v = 0; v < Vectors; ++v) w[v] = load(weights + v * LANES);
+            UNROLLED for (int p = 0; p < Positions; ++p) {
+                Floats input = broadcast(tap[p * step]);
+                UNROLLED for (int v = 0; v < Vectors; ++v) sums[p][v] += input * w[v];
+            }
+        }
+    }
+    UNROLLED for (int p = 0; p < Positions; ++p)
+        UNROLLED for (int v = 0; v < Vectors; ++v) store(y + p * channels + v * LANES, sums[p][v]);
+}
+
+// One row of `width` outputs, `channels` each and apart; the inputs of neighbours are `step` floats apart.
+static void convolve_row(const float* x, int64_t step, const Runs& taps, const float* weights, int64_t channels,
+                         const float* bias, int64_t width, float* y) {
+    int64_t part = even_part(width, kPositions);
+    for (int64_t c = 0; c < channels;) {
+        int64_t vectors = channels - c >= 2 * LANES ? 2 : 1;
+        for (int64_t p = 0; p < width; p += part)
+            with_constant<kPositions>(width - p < part ? width - p : part, [&](auto positions) {
+                auto tile = vectors == 2 ? convolve_tile<positions.value, 2> : convolve_tile<positions.value, 1>;
+                tile(x + p * step, step, taps, weights + c, channels, bias ? bias + c : nullptr, y + p * channels + c);
+            });
+        c += vectors * LANES;
+    }
+}
+
+INLINE const float* window(const SpatialPlan& plan, const float* x, int64_t row) {
+    return x + row * plan.step.stride_height * plan.in.row;
+}
+
+INLINE int64_t window_step(const SpatialPlan& plan) { return plan.step.stride_width * plan.in.channels; }
+
+// y = activation(convolution(x)) of one example; x points to the map's first float, border included.
+static void convolve(const SpatialPlan& plan, const float* image, const float* x, float* y) {
+    for (int64_t row = 0; row < plan.rows; ++row) {
+        float* out = y + plan.out.origin + row * plan.out.row;
+        convolve_row(window(plan, x, row), window_step(plan), plan.taps, image + plan.step.weights, plan.out_channels,
+                     image + plan.step.bias, plan.columns, out);
+        activate(plan.step.activation, out, plan.columns * plan.out_channels);
+        if (plan.step.activation == Activation::sigmoid)
+            clear_padding(out, plan.columns, plan.step.out_channels, plan.out_channels);
+    }
+}
+
+// The part of the weights' gradient that belongs to RunsAtOnce * Length of the taps and Vectors of the outputs,
+// accumulated over all windows in registers.
+template <int RunsAtOnce, int Length, int Vectors>
+static __attribute__((noinline)) void weight_gradient_tile(const SpatialPlan& plan, const float* x, const int32_t* runs,
+                                                           const float* g, float* gradient, int64_t run_stride) {
+    const int64_t channels = plan.out_channels, step = window_step(plan), g_step = plan.step.stride_width * channels;
+    int64_t offsets[RunsAtOnce];
+    UNROLLED for (int r = 0; r < RunsAtOnce; ++r) offsets[r] = runs[r];
+    Floats sums[RunsAtOnce][Length][Vectors];
+    UNROLLED for (int r = 0; r < RunsAtOnce; ++r)
+        UNROLLED for (int i = 0; i < Length; ++i)
+            UNROLLED for (int v = 0; v < Vectors; ++v)
+                sums[r][i][v] = load(gradient + r * run_stride + i * channels + v * LANES);
+    for (int64_t row = 0; row < plan.rows; ++row) {
+        const float* taps = window(plan, x, row);
+        const float* row_gradient = g + row * plan.step.stride_height * plan.spread.row;
+        for (int64_t p = 0; p < plan.columns; ++p, taps += step, row_gradient += g_step) {
+            Floats output[Vectors];
+            UNROLLED for (int v = 0; v < Vectors; ++v) output[v] = load(row_gradient + v * LANES);
+            UNROLLED for (int r = 0; r < RunsAtOnce; ++r)
+                UNROLLED for (int i = 0; i < Length; ++i) {
+                    Floats input = broadcast(taps[offsets[r] + i]);
+                    UNROLLED for (int v = 0; v < Vectors; ++v) sums[r][i][v] += input * output[v];
+                }
+        }
+    }
+    UNROLLED for (int r = 0; r < RunsAtOnce; ++r)
+        UNROLLED for (int i = 0; i < Length; ++i)
+            UNROLLED for (int v = 0; v < Vectors; ++v)
+                store(gradient + r * run_stride + i * channels + v * LANES, sums[r][i][v]);
+}
+
+// Calls f(Constant<runs>, Constant<length>, Constant<vectors>, run, i, c) for every tile of the weights: so many runs
+// of taps from `run` on, of each so many from `i` on, and so many vectors of outputs from channel `c` on.
+template <class F>
+INLINE void for_each_weight_tile(const Runs& taps, int64_t channels, const F& f) {
+    const int64_t length = even_part(taps.length, kTaps);
+    for (int64_t run = 0; run < taps.count;) {
+        const int64_t left = taps.count - run;
+        const int64_t runs = length * 3 <= kTaps && left >= 3 ? 3 : length * 2 <= kTaps && left >= 2 ? 2 : 1;
+        for (int64_t i = 0; i < taps.length; i += length)
+            for (int64_t c = 0; c < channels;) {
+                const int64_t vectors = channels - c >= 2 * LANES ? 2 : 1;
+                with_constant<kTaps>(taps.length - i < length ? taps.length - i : length, [&](auto n) {
+                    constexpr int most = n.value * 3 <= kTaps ? 3 : n.value * 2 <= kTaps ? 2 : 1;
+                    with_constant<most>(runs, [&](auto r) {
+                        with_constant<2>(vectors, [&](auto v) { f(r, n, v, run, i, c); });
+                    });
+                });
+                c += vectors * LANES;
+            }
+        run += runs;
+    }
+}
+
+// gradient += d loss / d weights of one example; `spread` is the output's gradient as spread_gradient leaves it.
+static void weight_gradient(const SpatialPlan& plan, const float* x, const float* spread, float* gradient) {
+    const int64_t channels = plan.out_channels, run_stride = plan.taps.length * channels;
+    for_each_weight_tile(plan.taps, channels, [&](auto r, auto n, auto v, int64_t run, int64_t i, int64_t c) {
+        weight_gradient_tile<r.value, n.value, v.value>(plan, x + i, plan.taps.offsets + run,
+                                                        spread + plan.spread.origin + c,
+                                                        gradient + run * run_stride + i * channels + c, run_stride);
+    });
+}
+
+// sums += the gradient of all outputs: the bias's gradient.
+static void bias_gradient(const SpatialPlan& plan, const float* g, float* sums) {
+    for (int64_t c = 0; c < plan.out_channels; c += LANES) {
+        Floats total = load(sums + c);
+        for (int64_t row = 0; row < plan.out.height; ++row) {
+            const float* p = g + plan.out.origin + row * plan.out.row + c;
+            for (int64_t i = 0; i < plan.out.width; ++i) total += load(p + i * plan.out_channels);
+        }
+        store(sums + c, total);
+    }
+}
+
+// Lays the output's gradient out with zeros between and around, so that the way back is a plain convolution of it
+// with the transposed weights, whatever the stride.
+static void spread_gradient(const SpatialPlan& plan, const float* g, float* spread) {
+    const Step& step = plan.step;
+    for (int64_t row = 0; row < plan.rows; ++row)
+        for (int64_t column = 0; column < plan.columns; ++column)
+            std::memcpy(spread + plan.spread.origin + row * step.stride_height * plan.spread.row +
+                            column * step.stride_width * plan.spread.channels,
+                        g + plan.out.origin + row * plan.out.row + column * plan.out_channels,
+                        sizeof(float) * plan.out_channels);
+}
+
+// turned [height][width][out][in padded]: the weights, mirrored and transposed.
+static void turn_weights(const SpatialPlan& plan, const float* weights, float* turned) {
+    const int64_t taps = plan.step.kernel_height * plan.step.kernel_width, ins = plan.step.in_channels;
+    for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t out = 0; out < plan.step.out_channels; ++out)
+            for (int64_t in = 0; in < ins; ++in)
+                turned[((taps - 1 - tap) * plan.step.out_channels + out) * plan.in.channels + in] =
+                    weights[(tap * ins + in) * plan.out_channels + out];
+}
+
+// dx = d loss / d x of one example, border included.
+static void input_gradient(const SpatialPlan& plan, const float* turned, const float* spread, float* dx) {
+    const int64_t rows = plan.in.size / plan.in.row, columns = plan.in.row / plan.in.channels;
+    for (int64_t row = 0; row < rows; ++row)
+        convolve_row(spread + row * plan.spread.row, plan.spread.channels, plan.back, turned, plan.in.channels, nullptr,
+                     columns, dx + row * plan.in.row);
+}
+
+}  // namespace fedsim::VARIANT

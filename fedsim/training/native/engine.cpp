@@ -1,0 +1,203 @@
+// Runs jobs: weights into the engine's layout once, then one client, or one slot of clients, a thread at a time.
+#include "engine.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <system_error>
+#include <thread>
+
+#include "denormals.hpp"
+#include "status.hpp"
+
+namespace fedsim {
+namespace {
+
+// A weighted sum is formed in at most this many partial sums. A slot's clients are fixed by their numbers and trained
+// by one thread in their order, and slots are added up in order: the sum does not depend on the number of threads.
+constexpr int64_t kSlots = 32;
+
+constexpr int64_t kEvaluationBatch = 40;
+
+using Image = std::vector<float>;
+
+int64_t moments_of(const Training& training) { return training.adam ? 2 : training.momentum ? 1 : 0; }
+
+// A worker that is large enough, for as long as this lives.
+class Lease {
+   public:
+    Lease(Engine& engine, int64_t capacity, int64_t moments) : engine_(engine) {
+        {
+            std::lock_guard<std::mutex> lock(engine.idle_lock);
+            auto fits = std::find_if(engine.idle.begin(), engine.idle.end(), [&](const auto& worker) {
+                return worker->worker.capacity >= capacity && worker->moments >= moments;
+            });
+            if (fits != engine.idle.end()) {
+                worker_ = std::move(*fits);
+                engine.idle.erase(fits);
+            } else if (!engine.idle.empty()) {
+                engine.idle.pop_back();  // too small: a larger one takes its place
+            }
+        }
+        if (!worker_) worker_ = make_worker(engine.plan(), capacity, moments);
+    }
+    ~Lease() {
+        std::lock_guard<std::mutex> lock(engine_.idle_lock);
+        engine_.idle.push_back(std::move(worker_));
+    }
+    Worker& worker() { return worker_->worker; }
+
+   private:
+    Engine& engine_;
+    std::unique_ptr<OwnedWorker> worker_;
+};
+
+// Calls work(item) for every item in the order given, on `threads` threads, each with a worker of its own.
+template <class Work>
+void for_each(Engine& engine, const std::vector<int64_t>& items, int64_t threads, int64_t capacity, int64_t moments,
+              const Work& work) {
+    std::vector<std::unique_ptr<Lease>> leases;
+    const int64_t count = std::max<int64_t>(1, std::min<int64_t>(threads, static_cast<int64_t>(items.size())));
+    for (int64_t i = 0; i < count; ++i) leases.push_back(std::make_unique<Lease>(engine, capacity, moments));
+    std::atomic<size_t> next{0};
+    auto run = [&](Lease& lease) {
+        const FlushDenormals flush;
+        for (size_t i = next++; i < items.size(); i = next++) work(lease.worker(), items[i]);
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int64_t i = 1; i < count; ++i) others.emplace_back(run, std::ref(*leases[i]));
+    } catch (const std::system_error&) {
+        // The system gives no more threads; those there are do all the work.
+    }
+    run(*leases[0]);
+    for (std::thread& thread : others) thread.join();
+}
+
+// 0..sizes.size(), the largest first; equals in their order.
+std::vector<int64_t> largest_first(const std::vector<int64_t>& sizes) {
+    std::vector<int64_t> order(sizes.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return sizes[a] > sizes[b]; });
+    return order;
+}
+
+bool rows_exist(const Plan& plan, const Examples& examples, const int64_t* order, int64_t count) {
+    return std::all_of(order, order + count, [&](int64_t row) {
+        if (row < 0 || row >= examples.rows) return false;
+        return plan.loss != Loss::cross_entropy || (examples.classes[row] >= 0 && examples.classes[row] < plan.values);
+    });
+}
+
+// Trains one client from the round's image; the worker's image is the result.
+void train_client(Engine& engine, Worker& worker, const TrainJob& job, const Image& start, const int64_t* order,
+                  int64_t client) {
+    const Plan& plan = engine.plan();
+    Parameters& parameters = worker.parameters;
+    const int64_t moments = moments_of(job.training);
+    const size_t bytes = sizeof(float) * start.size();
+    std::memcpy(parameters.values, start.data(), bytes);
+    parameters.origin = start.data();
+    float* const held[] = {parameters.first, parameters.second};
+    for (int64_t i = 0; i < moments; ++i) {
+        if (job.state) std::memcpy(held[i], job.state + i * plan.image, bytes);
+        else std::memset(held[i], 0, bytes);
+    }
+    int64_t steps = job.state ? *job.state_steps : 0;
+    engine.kernels->train(plan, worker, job.examples, job.training, order, job.counts[client], &steps,
+                          job.losses + client * job.training.epochs);
+    if (!job.state) return;
+    for (int64_t i = 0; i < moments; ++i) std::memcpy(job.state + i * plan.image, held[i], bytes);
+    *job.state_steps = steps;
+}
+
+// slot = share * image for its first client, += for the others.
+void accumulate(Image& slot, const float* image, float share) {
+    const bool first = slot.empty();
+    if (first) slot.resize(slot.capacity());
+    float* sums = slot.data();
+    const int64_t size = static_cast<int64_t>(slot.size());
+    for (int64_t i = 0; i < size; ++i) sums[i] = (first ? 0.0f : sums[i]) + share * image[i];
+}
+
+}  // namespace
+
+void pack(const Engine& engine, const float* vector, float* image) {
+    for (const Placement& place : engine.placements) {
+        const int32_t *rows = &engine.tables[place.row_table], *columns = &engine.tables[place.column_table];
+        for (int64_t row = 0; row < place.rows; ++row) {
+            float* to = image + place.image + rows[row];
+            const float* from = vector + place.vector + row * place.columns;
+            for (int64_t column = 0; column < place.columns; ++column) to[columns[column]] = from[column];
+        }
+    }
+}
+
+void unpack(const Engine& engine, const float* image, float* vector) {
+    for (const Placement& place : engine.placements) {
+        const int32_t *rows = &engine.tables[place.row_table], *columns = &engine.tables[place.column_table];
+        for (int64_t row = 0; row < place.rows; ++row) {
+            const float* from = image + place.image + rows[row];
+            float* to = vector + place.vector + row * place.columns;
+            for (int64_t column = 0; column < place.columns; ++column) to[column] = from[columns[column]];
+        }
+    }
+}
+
+int train(Engine& engine, const TrainJob& job) {
+    const Plan& plan = engine.plan();
+    std::vector<int64_t> begins(job.clients), sizes(job.clients);
+    int64_t parameters = 0, total = 0;
+    for (const Placement& place : engine.placements) parameters += place.rows * place.columns;
+    for (int64_t c = 0; c < job.clients; ++c) {
+        begins[c] = total;
+        sizes[c] = job.counts[c];
+        total += job.counts[c] * job.training.epochs;
+    }
+    if (!rows_exist(plan, job.examples, job.orders, total)) return kNoSuchRow;
+
+    Image start(plan.constants, plan.constants + plan.image);
+    pack(engine, job.weights, start.data());
+    const int64_t slots = job.sum ? std::min(job.clients, kSlots) : job.clients;
+    std::vector<Image> sums(job.sum ? slots : 0);
+    std::vector<int64_t> slot_sizes(slots);
+    for (int64_t c = 0; c < job.clients; ++c) slot_sizes[c % slots] += sizes[c];
+    for (Image& sum : sums) sum.reserve(plan.image);
+
+    for_each(engine, largest_first(slot_sizes), job.threads, job.training.batch_size, moments_of(job.training),
+             [&](Worker& worker, int64_t slot) {
+                 for (int64_t c = slot; c < job.clients; c += slots) {
+                     train_client(engine, worker, job, start, job.orders + begins[c], c);
+                     const float* image = worker.parameters.values;
+                     if (job.stack) unpack(engine, image, job.stack + c * parameters);
+                     if (job.sum) accumulate(sums[slot], image, static_cast<float>(job.shares[c]));
+                 }
+             });
+    if (job.sum && slots) {
+        for (int64_t slot = 1; slot < slots; ++slot)
+            for (int64_t i = 0; i < plan.image; ++i) sums[0][i] += sums[slot][i];
+        unpack(engine, sums[0].data(), job.sum);
+    }
+    return kDone;
+}
+
+int evaluate(Engine& engine, const EvaluateJob& job) {
+    const Plan& plan = engine.plan();
+    if (!rows_exist(plan, job.examples, job.order, job.count)) return kNoSuchRow;
+    Image image(plan.constants, plan.constants + plan.image);
+    pack(engine, job.weights, image.data());
+    std::vector<int64_t> blocks((job.count + kEvaluationBatch - 1) / kEvaluationBatch);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    for_each(engine, blocks, job.threads, kEvaluationBatch, 0, [&](const Worker& leased, int64_t block) {
+        const int64_t begin = block * kEvaluationBatch, count = std::min(job.count - begin, kEvaluationBatch);
+        Worker worker = leased;
+        worker.parameters.values = image.data();  // read only
+        engine.kernels->evaluate(plan, worker, job.examples, job.order + begin, count, job.losses + begin,
+                                 job.correct + begin, job.outputs ? job.outputs + begin * plan.values : nullptr);
+    });
+    return kDone;
+}
+
+}  // namespace fedsim
