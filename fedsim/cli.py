@@ -19,7 +19,8 @@ from rich.table import Table
 from fedsim import __version__, model_files
 from fedsim.config import ConfigError, load
 from fedsim.doctor import examine
-from fedsim.recording import ClientFailed, Row, RunError
+from fedsim.recording import Row, RunError
+from fedsim.results import CONFIG, read_config, to_json
 from fedsim.run import RunRecord, resume, run
 
 app = typer.Typer(
@@ -48,12 +49,8 @@ def main() -> None:
         err.print(*str(error).splitlines(), sep="\n", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except RunError as error:
-        if isinstance(error, ClientFailed) and error.traceback:
-            err.print(error.traceback, markup=False, highlight=False, soft_wrap=True)
         err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _version(wanted: bool) -> None:
@@ -95,8 +92,6 @@ def resume_verb(
 
     **Example:** `fedsim resume runs/2026-11-21-225459`
     """
-    from fedsim.results import read_config
-
     with _listening(read_config(folder).federation.rounds, as_json) as listen:
         record = resume(folder, listen=listen)
     _show(record, as_json)
@@ -115,7 +110,12 @@ def partition(
     from fedsim.federation import set_up
     from fedsim.run import write_partition
 
-    page = write_partition(set_up(load(file, overrides or ())), folder)
+    if (folder / CONFIG).exists():
+        raise ConfigError(f"{folder}: holds a run, whose partition this would write over; choose another folder")
+    try:
+        page = write_partition(set_up(load(file, overrides or ())), folder)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from None
     out.print(f"wrote {page}", highlight=False, soft_wrap=True)
 
 
@@ -177,15 +177,19 @@ def check(path: Annotated[Path, typer.Argument(help="An .mlmodel file.")]) -> No
 def _listening(rounds: int, as_json: bool) -> Generator[Callable[[Row], None]]:
     """What shows the rounds as they pass: JSON lines, a line a round, or a bar with accuracy and the time left."""
     if as_json:
-        yield lambda row: print(json.dumps(row), flush=True)
+        yield lambda row: print(to_json(row), flush=True)
     elif not out.is_terminal:
         yield lambda row: print(_line(row, rounds), flush=True)
     else:
         columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, TimeRemainingColumn(), console=out) as progress:
+        with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=out) as progress:
             bar = progress.add_task("setting up", total=rounds)
-            yield lambda row: progress.update(bar, completed=row["round"], description=_figures(row))
-            progress.update(bar, description="baselines and report")
+
+            def show(row: Row) -> None:
+                after = "  baselines and report" if row["round"] == rounds else ""
+                progress.update(bar, completed=row["round"], description=_figures(row) + after)
+
+            yield show
 
 
 def _line(row: Row, rounds: int) -> str:
@@ -201,7 +205,7 @@ def _figures(row: Row) -> str:
 def _show(record: RunRecord, as_json: bool) -> None:
     """The end of a run: a table for people, the summary for machines."""
     if as_json:
-        print(json.dumps({"folder": str(record.folder), **record.summary}))
+        print(to_json({"folder": str(record.folder), **record.summary}))
         return
     table = Table(box=None, show_header=False)
     for name, value in _headline(record.summary):

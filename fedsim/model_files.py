@@ -10,19 +10,17 @@ from fedsim.coreml.contract import architecture_id, read_contract, weights_id
 from fedsim.coreml.lint import device_trainable, lint
 from fedsim.coreml.shapes import blob_shapes
 from fedsim.coreml.weights import read_weights, write_weights
-from fedsim.federation import read_model
+from fedsim.federation import first_weights, read_model
 from fedsim.files import write_atomically
-from fedsim.models.initial import initial_weights
-from fedsim.seeds import generator
 
 _NOT_IN_FILES = ("epsilon_form", "proximal_mu")
 _OTHER_OPTIMIZERS = {"sgd": ("beta1", "beta2", "epsilon"), "adam": ("momentum",)}
 
 
 def build(path: Path, config: RunConfig) -> str:
-    """Write the contract of ``config`` with its seed's initial weights; says what was written."""
+    """Write the contract of ``config`` with the weights that its round 1 starts from; says what was written."""
     contract = read_model(config)
-    weights = initial_weights(contract, generator(config.seed, "initial weights"))
+    weights = first_weights(config, contract)
     data = write_weights(contract.file, contract.slots, weights)
     try:
         write_atomically(path, data)

@@ -27,14 +27,6 @@ class RunError(RuntimeError):
     """A run that cannot go on for a reason that its user can mend; says it in one line."""
 
 
-class ClientFailed(RunError):
-    """A phone failed and ``federation.on_client_failure`` is stop. ``traceback`` is the phone's own."""
-
-    def __init__(self, reason: str, traceback: str) -> None:
-        super().__init__(f"{reason} (federation.on_client_failure = stop)")
-        self.traceback = traceback
-
-
 class RoundRecorder:
     """Sees every round of one run and writes its row, its timings and its checkpoint into the run folder.
 
@@ -141,15 +133,14 @@ class RoundRecorder:
         }
 
     def _report_failure(self, error: Message) -> None:
-        """Stop at the first failed phone, or say it once in full and go on."""
+        """Say the first failure in full; stop, or go on without that phone."""
         client = self.client_of(error.metadata.src_node_id)
-        traceback = self._tracebacks.get(client, "")
         reason = error.error.reason or f"client {client} failed and did not say why"
-        if self.stop_on_failure:
-            raise ClientFailed(reason, traceback)
         if not self._failed_before:
-            log.warning("%s; going on without it. Its traceback, shown once:\n%s", reason, traceback)
+            log.warning("%s; its traceback, shown once:\n%s", reason, self._tracebacks.get(client, "not sent along"))
         self._failed_before = True
+        if self.stop_on_failure:
+            raise RunError(f"{reason} (federation.on_client_failure = stop)")
 
     def _lap(self, part: str) -> None:
         now = time.perf_counter()

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from fedsim.files import write_atomically
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
+INPUTS = "inputs.json"
 ROUNDS = "rounds.jsonl"
 TIMINGS = "timings.jsonl"
 SUMMARY = "summary.json"
@@ -54,12 +56,12 @@ class Checkpoint:
     scalars: Mapping[str, Any]
 
 
-def create(config: RunConfig, command: str, started: datetime) -> Path:
+def create(config: RunConfig, command: str | None, started: datetime) -> Path:
     """Make the run folder that ``config.output.folder`` names, ``runs/<time>`` where it names none.
 
     Raises `ConfigError` where the folder holds a run already, or cannot be made.
     """
-    folder = Path(config.output.folder or Path("runs") / started.strftime("%Y-%m-%d-%H%M%S"))
+    folder = Path(config.output.folder).expanduser() if config.output.folder else _new_folder(started)
     if (folder / CONFIG).exists():
         raise ConfigError(
             f"output.folder = {folder}: holds a run already; choose another folder, or fedsim resume {folder}"
@@ -70,6 +72,13 @@ def create(config: RunConfig, command: str, started: datetime) -> Path:
     except OSError as error:
         raise ConfigError(f"output.folder = {folder}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def _new_folder(started: datetime) -> Path:
+    """``runs/<time>``, with a number behind it where another run has begun in the same second."""
+    named = Path("runs") / started.strftime("%Y-%m-%d-%H%M%S")
+    others = (named.with_name(f"{named.name}-{number}") for number in count(2))
+    return next(folder for folder in chain([named], others) if not folder.exists())
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -83,8 +92,13 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all; numbers that JSON lacks (NaN, infinities) become null."""
-    write_atomically(path, (json.dumps(_plain(value), indent=2) + "\n").encode())
+    """Write a JSON file, whole or not at all."""
+    write_atomically(path, (to_json(value, indent=2) + "\n").encode())
+
+
+def to_json(value: Mapping[str, Any], indent: int | None = None) -> str:
+    """``value`` as JSON; numbers that JSON lacks (NaN, infinities) become null."""
+    return json.dumps(_plain(value), indent=indent)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -107,7 +121,7 @@ def status(folder: Path) -> str:
 def append(path: Path, row: Mapping[str, Any]) -> None:
     """Add one line to a ``.jsonl`` file and hand it to the operating system at once."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(_plain(row)) + "\n")
+        file.write(to_json(row) + "\n")
 
 
 def read_rounds(path: Path, upto: int | None = None) -> list[dict[str, Any]]:
@@ -170,7 +184,7 @@ def _safetensors(tensors: Mapping[str, NDArray[Any]], about: dict[str, str]) -> 
     return to_safetensors({key: np.ascontiguousarray(array) for key, array in tensors.items()}, metadata=about)
 
 
-def _environment(command: str, started: datetime) -> dict[str, Any]:
+def _environment(command: str | None, started: datetime) -> dict[str, Any]:
     return {
         "fedsim": importlib.metadata.version("fedsim"),
         "python": platform.python_version(),

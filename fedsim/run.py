@@ -7,8 +7,10 @@ our grid round by round; `_finish` adds the baselines, the trained model and the
 import gc
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +27,7 @@ from fedsim.config import ConfigError, RunConfig, command_line
 from fedsim.coreml.contract import architecture_id, weights_id
 from fedsim.coreml.weights import named_weights, write_weights
 from fedsim.data import partition as partitions
-from fedsim.data.dataset import Dataset
+from fedsim.data.dataset import Dataset, digest
 from fedsim.federation import Federation, set_up
 from fedsim.recording import RoundRecorder, Row, spread
 from fedsim.report import write_partition_page, write_report
@@ -33,6 +35,8 @@ from fedsim.simulation.engines import Engine, open_engine
 from fedsim.simulation.grid import FederationGrid, Phones, ask_clients
 from fedsim.strategies import ResumableStrategy, build_strategy, restore
 from fedsim.updates import Orders, Updates, Weights
+
+log = logging.getLogger("fedsim")
 
 NODES_ANSWER_SECONDS = 60.0
 REPLY_SECONDS = 600.0
@@ -66,8 +70,12 @@ def run(
     folder then holds a checkpoint from which `resume` goes on.
     """
     began, started = time.perf_counter(), datetime.now(UTC)
-    federation = set_up(config or RunConfig(), dataset)
-    folder = results.create(federation.config, command_line(config or RunConfig()), started)
+    config = config or RunConfig()
+    federation = set_up(config, dataset)
+    asked = config.model_copy(update={"speed": federation.config.speed})  # engines differ by rounding
+    command = None if dataset else command_line(asked)  # no command can name arrays of one's own
+    folder = results.create(federation.config, command, started)
+    results.write_json(folder / results.INPUTS, _inputs(federation))
     return _run(federation, folder, inner, listen, began)
 
 
@@ -76,15 +84,15 @@ def resume(
 ) -> RunRecord:
     """Go on with a run that was cut off, from its last checkpoint; the result is bit-identical to one run through.
 
-    Raises `ConfigError` where there is nothing to resume, or the data are not those the run began with.
+    Raises `ConfigError` where there is nothing to resume, or data or model are not those the run began with.
     """
     began = time.perf_counter()
     if results.status(folder) == "finished":
         raise ConfigError(f"{folder}: this run has finished; there is nothing to resume")
     federation = set_up(results.read_config(folder), dataset)
-    begun = folder / results.PARTITION
-    if begun.exists() and partitions.digest(partitions.load(begun)) != partitions.digest(federation.partition):
-        raise ConfigError(f"{folder}: the data are not those this run began with, for they are dealt differently")
+    begun, now = results.read_json(folder / results.INPUTS), _inputs(federation)
+    if begun and (changed := [name for name in now if now[name] != begun.get(name)]):
+        raise ConfigError(f"{folder}: the {' and the '.join(changed)} are not those this run began with")
     return _run(federation, folder, None, listen, began)
 
 
@@ -97,12 +105,22 @@ def write_partition(federation: Federation, folder: Path) -> Path:
     return write_partition_page(folder)
 
 
+def _inputs(federation: Federation) -> dict[str, str]:
+    """Digests of what a run begins with and its config only names, so that it resumes with the same."""
+    return {
+        "data": digest(federation.dataset),
+        "model settings": architecture_id(federation.contract),
+        "initial weights": weights_id(federation.initial),
+    }
+
+
 def _run(
     federation: Federation, folder: Path, inner: Grid | None, listen: Callable[[Row], None], began: float
 ) -> RunRecord:
     """Rounds, then baselines, then the report; whatever ends this early leaves a folder that says so."""
     config = federation.config
-    logging.getLogger("flwr").setLevel(os.environ.get("FLWR_LOG_LEVEL", "WARNING"))
+    if "FLWR_LOG_LEVEL" not in os.environ:
+        logging.getLogger("flwr").setLevel(logging.WARNING)
     if not (folder / results.PARTITION).exists():
         write_partition(federation, folder)  # before the first round, for it may be a reason not to have one
     results.write_json(folder / results.SUMMARY, {"status": "running"})
@@ -115,8 +133,11 @@ def _run(
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         reason = " ".join(str(error).split()) or type(error).__name__
-        results.write_json(folder / results.SUMMARY, {"status": status, "reason": reason})
-        write_report(folder)
+        with suppress(OSError, ValueError):  # what ended the run is what its user must see
+            results.write_json(folder / results.SUMMARY, {"status": status, "reason": reason})
+            write_report(folder)
+        if status == "interrupted":
+            log.warning("interrupted; to go on from the last checkpoint: fedsim resume %s", shlex.quote(str(folder)))
         raise
     rows = results.read_rounds(folder / results.ROUNDS)
     return RunRecord(folder=folder, config=config, rounds=rows, summary=summary, weights=weights)

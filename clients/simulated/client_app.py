@@ -4,6 +4,7 @@ Start the SuperNode with ``--node-config "partition-id=7"`` to be client 7 of th
 ``flwr run`` describes: the config travels with the run, the data are dealt here, and nothing but weights leaves.
 """
 
+import logging
 from collections.abc import Callable
 from functools import cache
 
@@ -16,6 +17,8 @@ from fedsim.federation import Federation, set_up
 from fedsim.messages import read_orders, write_replies
 from fedsim.simulation.engines import Engine, open_engine
 from fedsim.updates import Orders, Updates
+
+log = logging.getLogger("fedsim")
 
 app = ClientApp()
 
@@ -42,7 +45,10 @@ def _reply(message: Message, context: Context, choose: Callable[[Engine], Callab
     client = _client(context)
     ((orders, _),) = read_orders([message], np.array([client], np.int64))
     with open_engine(_federation(from_flower(context.run_config).model_dump_json())) as engine:
-        return write_replies([message], [client], choose(engine)(orders))[0]
+        updates = choose(engine)(orders)
+    for failed in updates.failures:  # an error reply has no room for the traceback
+        log.error("client %d, round %d, %s:\n%s", failed.client, failed.round, failed.stage, failed.traceback)
+    return write_replies([message], [client], updates)[0]
 
 
 @cache

@@ -38,9 +38,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="cold runs of the main job")
     arguments = parser.parse_args()
     runs = [measure([]) for _ in range(arguments.repeats)]
-    growth = memory_growth()
+    growth, importing = memory_growth(), [seconds_to_import() for _ in range(5)]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(page(runs, growth), encoding="utf-8")
+    arguments.out.write_text(page(runs, growth, importing), encoding="utf-8")
     print(arguments.out.read_text(encoding="utf-8"))
 
 
@@ -95,11 +95,19 @@ def resident(process: int) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-def page(runs: list[dict[str, float]], growth: dict[int, int]) -> str:
+def seconds_to_import() -> float:
+    """What ``fedsim --help`` waits for: a fresh interpreter and the import of the whole command, without torch."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import fedsim.cli"], check=True)
+    return time.perf_counter() - began
+
+
+def page(runs: list[dict[str, float]], growth: dict[int, int], importing: list[float]) -> str:
     """The dated result: medians with range, goals beside them."""
     rows = [f"| {key} | {figures(runs, key)} | {GOALS.get(key, '')} |" for key in runs[0]]
     change = growth[100] / growth[10] - 1
     rows.append(f"| memory, round 100 against round 10 | {change:+.1%} | within 5 % |")
+    rows.append(f"| interpreter and import fedsim.cli (s) | {statistics.median(importing):.2f} | |")
     packages = ", ".join(f"{name} {version(name)}" for name in ("fedsim", "flwr", "torch", "numpy"))
     return "\n".join(
         [

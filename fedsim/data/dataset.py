@@ -1,5 +1,6 @@
 """Labelled examples as plain arrays, checked once, where they enter."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,15 @@ class Dataset:
     train: Examples
     test: Examples
     classes: int
+
+
+def digest(dataset: Dataset) -> str:
+    """SHA-256, in hex, of every array with its type and shape: training inputs and labels, then those of the test."""
+    whole = hashlib.sha256()
+    for array in (dataset.train.inputs, dataset.train.labels, dataset.test.inputs, dataset.test.labels):
+        whole.update(f"{array.dtype.str} {array.shape}\n".encode())
+        whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()
 
 
 def select(examples: Examples, rows: slice | NDArray[np.int64]) -> Examples:

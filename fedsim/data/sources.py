@@ -30,7 +30,7 @@ def load(source: str) -> Dataset:
         return _read(Path(source).expanduser())
     except OSError as error:
         raise ValueError(f"data.source = {source}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:  # RuntimeError: no home folder
         raise ValueError(f"data.source = {source}: {error}") from error
 
 

@@ -60,7 +60,7 @@ def seed_network(optimizer: str) -> object:
     )
 
 
-def test_the_slots_of_the_seed_network_lie_where_they_do_in_the_prototype_that_was_measured():
+def test_the_slots_of_the_seed_network_lie_where_they_do_that_was_measured_before():
     spec = seed_network("adam")
     spec.description.metadata.author = "probe"
     slots = scan(spec.SerializeToString())

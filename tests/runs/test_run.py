@@ -12,12 +12,12 @@ from fedsim import ConfigError, RunError, resume, run
 from fedsim.coreml.contract import read_contract, weights_id
 from fedsim.coreml.weights import read_weights
 from fedsim.data.dataset import Dataset, Examples
-from fedsim.recording import ClientFailed
 from tests.small import TEST, TRAIN, small_config, small_dataset
 
 EVERY_FILE = {
     "config.json",
     "environment.json",
+    "inputs.json",
     "partition.npz",
     "partition.html",
     "clients.npz",
@@ -60,14 +60,17 @@ def test_the_two_model_files_hold_the_same_trained_weights(tmp_path: Path) -> No
     assert record.summary["model"]["weights_id"] == weights_id(weights)
 
 
-@pytest.mark.parametrize("data", [{"partition": "iid"}, {"partition": "dirichlet", "alpha": 0.3}])
-def test_results_are_the_same_bits_for_any_number_of_workers(tmp_path: Path, data: dict[str, object]) -> None:
-    folders = [
-        run(
-            small_config(tmp_path / str(workers), data=data, speed={"workers": workers}), dataset=small_dataset()
-        ).folder
-        for workers in (1, 2, 4)
-    ]
+@pytest.mark.parametrize(
+    "data", [{"partition": "iid"}, {"partition": "dirichlet", "alpha": 0.3}], ids=["iid", "skewed"]
+)
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_results_are_the_same_bits_for_any_number_of_workers(
+    tmp_path: Path, engine: str, data: dict[str, object]
+) -> None:
+    folders: list[Path] = []
+    for workers in (1, 2, 4):
+        config = small_config(tmp_path / str(workers), data=data, speed={"workers": workers, "engine": engine})
+        folders.append(run(config, dataset=small_dataset()).folder)
     for name in ("rounds.jsonl", "model.safetensors", "model.mlmodel"):
         contents = {(folder / name).read_bytes() for folder in folders}
         assert len(contents) == 1, name
@@ -101,14 +104,16 @@ def spoilt() -> Dataset:
     return replace(good, train=Examples(inputs=good.train.inputs, labels=labels))
 
 
-def test_a_failing_phone_stops_the_run_with_its_traceback(tmp_path: Path, spoilt: Dataset) -> None:
+def test_a_failing_phone_stops_the_run_with_its_traceback(
+    tmp_path: Path, spoilt: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
     config = small_config(tmp_path / "run", federation={"cohort": 12})
-    with pytest.raises(ClientFailed, match=r"client \d+, round 1, train: IndexError") as stop:
+    with pytest.raises(RunError, match=r"client \d+, round 1, train: "):
         run(config, dataset=spoilt)
-    assert "cross_entropy" in stop.value.traceback
+    assert caplog.text.count("Traceback") == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "failed"
-    assert "round 1, train: IndexError" in summary["reason"]
+    assert "round 1, train: " in summary["reason"]
 
 
 def test_a_failing_phone_can_be_gone_without(tmp_path: Path, spoilt: Dataset, caplog: pytest.LogCaptureFixture) -> None:
