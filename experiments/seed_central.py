@@ -21,7 +21,7 @@ from fedsim import RunConfig, RunRecord, run
 from fedsim.config import load
 from fedsim.federation import Federation, set_up
 from fedsim.report import write_report
-from fedsim.results import TIMINGS, read_rounds, write_json
+from fedsim.results import ENVIRONMENT, TIMINGS, read_json, read_rounds, write_json
 from fedsim.seeds import generator
 from fedsim.training import reference
 from fedsim.training.batches import epoch_order
@@ -128,7 +128,9 @@ def main() -> int:
     """Run both at once, a core each, and say how they compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="the run's folder, a new one; runs/<time> where it is not given")
-    out = parser.parse_args().out
+    parser.add_argument("--result", type=Path, help="a markdown file to write the figures to, with date and machine")
+    arguments = parser.parse_args()
+    out = arguments.out
     config = load(STUDY, ["speed.workers=1", *([f"output.folder={out}"] if out else [])])
     record = run(config)
     timings = read_rounds(record.folder / TIMINGS)
@@ -143,8 +145,41 @@ def main() -> int:
     for name, training in trainings.items():
         print(f"{name}: accuracy {training['test_accuracy']:.2%} in {training['seconds']:.0f} s")
     print(record.folder / "report.html")
+    if arguments.result:
+        arguments.result.write_text(result_page(record.folder), encoding="utf-8")
     agree = all(value <= ALLOWED[what] for what, value in found.items())
     return 0 if agree and all(training["test_accuracy"] > 0.98 for training in trainings.values()) else 1
+
+
+def result_page(folder: Path) -> str:
+    """The figures of a finished study as dated markdown, read from its folder."""
+    about, comparison = (read_json(folder / name) or {} for name in (ENVIRONMENT, "comparison.json"))
+    packages = ", ".join(f"{name} {found}" for name, found in about["packages"].items())
+    rows = [
+        f"| {row['name']} | {row['seconds']:.0f} | {_percent(row['test_accuracy'])} | {row['source']} |"
+        for row in comparison["rows"]
+    ]
+    agreement = [f"| {row['what']} | {row['value']:.3g} | {row['allowed']:g} |" for row in comparison["agreement"]]
+    lines = [
+        f"# {comparison['title']}, {about['started'][:10]}",
+        "",
+        f"{about['cpu']}, {about['cores']} cores; {about['platform']}; Python {about['python']}, {packages}.",
+        "`python -m experiments.seed_central`: the native engine first, then the two torch trainings side by side.",
+        "",
+        "| training | seconds | test accuracy | where |",
+        "| --- | ---: | ---: | --- |",
+        *rows,
+        "",
+        "| the two torch trainings | found | allowed |",
+        "| --- | ---: | ---: |",
+        *agreement,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"
 
 
 def _run_figures(record: RunRecord, timing: dict[str, Any]) -> dict[str, Any]:

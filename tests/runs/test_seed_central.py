@@ -33,9 +33,11 @@ def test_interpreter_and_independent_model_agree_on_one_epoch(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_the_whole_study_agrees_and_passes_98_percent(tmp_path: Path) -> None:
-    study = [sys.executable, "-m", "experiments.seed_central", "--out", str(tmp_path / "run")]
+    result = tmp_path / "result.md"
+    study = [sys.executable, "-m", "experiments.seed_central", "--out", str(tmp_path / "run"), "--result", str(result)]
     outcome = subprocess.run(study, cwd=ROOT, capture_output=True, text=True, timeout=2400, check=False)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     page = (tmp_path / "run" / "report.html").read_text()
     assert "iPhone 11" in page
     assert "MNIST-CoreML-Training" in page
+    assert "| Core ML on an iPhone 11 | 248 | – |" in result.read_text()
