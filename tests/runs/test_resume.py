@@ -102,7 +102,14 @@ def start(folder: Path, source: Path) -> "subprocess.Popen[str]":
     config = small_config(folder, data={"source": str(source)}, federation={"rounds": 6})
     settings = command_line(config).split()[2:]
     command = [sys.executable, "-m", "fedsim", "run", "--json", *settings, "--set", f"output.folder={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_interrupts
+    )
+
+
+def listen_to_interrupts() -> None:
+    """As in a terminal: what is started in the background may have inherited a deaf ear."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
