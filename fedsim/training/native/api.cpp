@@ -56,7 +56,8 @@ int status_of(const Work& work) {
 
 // The sizes of the structures that both sides lay out, for library.py to compare with its own.
 API void fedsim_sizes(int64_t* sizes) {
-    const int64_t own[] = {sizeof(Step), sizeof(Placement), sizeof(TrainJob), sizeof(EvaluateJob), kBlock, kWide, kTile};
+    const int64_t own[] = {sizeof(Step), sizeof(Placement), sizeof(TrainJob), sizeof(EvaluateJob),
+                           kBlock,       kWide,             kTile};
     std::memcpy(sizes, own, sizeof own);
 }
 

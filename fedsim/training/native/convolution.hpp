@@ -14,8 +14,8 @@ constexpr int kPositions = kRegisters == 32 ? 14 : 6;
 constexpr int kTaps = kRegisters == 32 ? 12 : 6;
 
 template <int Positions, int Vectors>
-static __attribute__((noinline)) void convolve_tile(const float* x, int64_t step, const Runs& taps, const float* weights,
-                                                    int64_t channels, const float* bias, float* y) {
+BY_ITSELF void convolve_tile(const float* x, int64_t step, const Runs& taps, const float* weights, int64_t channels,
+                             const float* bias, float* y) {
     Floats sums[Positions][Vectors];
     UNROLLED for (int p = 0; p < Positions; ++p)
         UNROLLED for (int v = 0; v < Vectors; ++v) sums[p][v] = bias ? load(bias + v * LANES) : Floats{};
@@ -70,8 +70,8 @@ static void convolve(const SpatialPlan& plan, const float* image, const float* x
 // The part of the weights' gradient that belongs to RunsAtOnce * Length of the taps and Vectors of the outputs,
 // accumulated over all windows in registers.
 template <int RunsAtOnce, int Length, int Vectors>
-static __attribute__((noinline)) void weight_gradient_tile(const SpatialPlan& plan, const float* x, const int32_t* runs,
-                                                           const float* g, float* gradient, int64_t run_stride) {
+BY_ITSELF void weight_gradient_tile(const SpatialPlan& plan, const float* x, const int32_t* runs, const float* g,
+                                    float* gradient, int64_t run_stride) {
     const int64_t channels = plan.out_channels, step = window_step(plan), g_step = plan.step.stride_width * channels;
     int64_t offsets[RunsAtOnce];
     UNROLLED for (int r = 0; r < RunsAtOnce; ++r) offsets[r] = runs[r];

@@ -23,9 +23,8 @@ constexpr int64_t kGroup = 10;  // tiles
 // y[example][output] = weights . x + bias for a few of each; lanes run along the inputs and are added up at the end.
 // `soon` are weights that the next calls will want: each call fetches its share of them, `lines` a block.
 template <int Examples>
-static __attribute__((noinline)) void dot_tile(const float* weights, const Batch& x, int64_t example, int64_t blocks,
-                                               const float* bias, const Batch& y, int64_t output, int64_t outputs,
-                                               const float* soon, int64_t lines) {
+BY_ITSELF void dot_tile(const float* weights, const Batch& x, int64_t example, int64_t blocks, const float* bias,
+                        const Batch& y, int64_t output, int64_t outputs, const float* soon, int64_t lines) {
     Floats sums[Examples][kDotOutputs] = {};
     const float* inputs = x.block(example, 0);
     for (int64_t block = 0; block < blocks; ++block, weights += kTileSize, inputs += x.stride, soon += kTileSize) {
@@ -96,11 +95,20 @@ INLINE void go_back(const Floats (&w)[kOutputs][2], const float* g, float* dx) {
         UNROLLED for (int v = 0; v < 2; ++v) store(dx + b * kWide + v * LANES, back[b][v]);
 }
 
+// Asks for a line of the weights, and of what else their step will read, at `at` in the image.
+template <Optimizer optimizer, bool pulled>
+INLINE void fetch(const Parameters& parameters, int64_t at) {
+    __builtin_prefetch(parameters.values + at, 1);
+    if constexpr (optimizer != Optimizer::sgd) __builtin_prefetch(parameters.first + at, 1);
+    if constexpr (optimizer == Optimizer::adam) __builtin_prefetch(parameters.second + at, 1);
+    if constexpr (pulled) __builtin_prefetch(parameters.origin + at);
+}
+
 // For kOutputs outputs and two vectors of inputs: dx += g w, unless dx is null, then w steps along g x. On the way it
-// fetches the weights that come next, `soon`, a line or two an example.
+// fetches the tile that comes `next`, a line or two an example: so many at once would hold up the loads of this one.
 template <Optimizer optimizer, bool pulled>
 INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x, const float* g, float* dx,
-                       int64_t examples, bool trainable, const Rule& rule, const float* soon) {
+                       int64_t examples, bool trainable, const Rule& rule, int64_t next) {
     const float* weights = parameters.values + at;
     if (dx) {
         Floats w[kOutputs][2];
@@ -108,7 +116,8 @@ INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x,
             UNROLLED for (int v = 0; v < 2; ++v) w[o][v] = load(weights + o * kWide + v * LANES);
         int64_t b = 0;
         for (; b + kTogether <= examples; b += kTogether) {
-            for (int i = 0; i < kTogether; ++i) __builtin_prefetch(soon + (b < kHalfLines ? b + i : 0) * kLine, 1);
+            for (int i = 0; i < kTogether; ++i)
+                fetch<optimizer, pulled>(parameters, next + (b < kHalfLines ? b + i : 0) * kLine);
             go_back<kTogether>(w, g + b * kTile, dx + b * kWide);
         }
         for (; b < examples; ++b) go_back<1>(w, g + b * kTile, dx + b * kWide);
@@ -116,7 +125,7 @@ INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x,
     if (!trainable) return;
     Floats gradient[kOutputs][2] = {};
     for (int64_t b = 0; b < examples; ++b) {
-        __builtin_prefetch(soon + (b < kHalfLines ? kHalfLines + b : 0) * kLine, 1);
+        fetch<optimizer, pulled>(parameters, next + (b < kHalfLines ? kHalfLines + b : 0) * kLine);
         Floats input[2] = {load(x + b * kWide), load(x + b * kWide + LANES)};
         UNROLLED for (int o = 0; o < kOutputs; ++o) {
             Floats output = broadcast(g[b * kTile + o]);
@@ -131,11 +140,12 @@ INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x,
         }
 }
 
-// Blocks of inputs outside, tiles of outputs inside: a block's x and dx stay in the first-level cache while the
-// weights stream past. The next tile is asked for while this one is worked on.
+// A group of tiles after the other, from the last to the first: what the forward pass used last is still in the second-
+// level cache, and what this pass uses last is what the next forward pass begins with. In a group, blocks of inputs
+// outside and tiles inside: a block's x and dx stay in the first-level cache while the weights stream past.
 template <Optimizer optimizer, bool pulled>
-static void train_weights(const DensePlan& plan, const Parameters& parameters, const Batch& x, const float* packed,
-                          const Batch& dx, int64_t examples, const Rule& rule) {
+static void train_weights(const DensePlan& plan, const Parameters parameters, const Batch x, const float* packed,
+                          const Batch dx, int64_t examples, const Rule rule) {
     const int64_t down = plan.in_blocks * kTileSize, groups = (plan.tiles + kGroup - 1) / kGroup;
     for (int64_t group = groups - 1; group >= 0; --group) {
         const int64_t begin = group * kGroup, end = plan.tiles - begin < kGroup ? plan.tiles : begin + kGroup;
@@ -144,12 +154,12 @@ static void train_weights(const DensePlan& plan, const Parameters& parameters, c
             if (back && group == groups - 1) std::memset(back, 0, sizeof(float) * examples * kWide);
             for (int64_t tile = begin; tile < end; ++tile) {
                 const int64_t at = plan.step.weights + tile * down + block * kTileSize;
-                const int64_t next = tile + 1 < end ? at + down : plan.step.weights + begin * down + (block + 1) * kTileSize;
+                const int64_t next = tile + 1 < end ? at + down : at - (tile - begin) * down + kTileSize;
                 for (int64_t o = 0; o < kTile; o += kOutputs)
                     for (int64_t v = 0; v < kWide; v += 2 * LANES)
                         train_tile<optimizer, pulled>(parameters, at + o * kWide + v, x.block(0, block) + v,
                                                       packed + tile * examples * kTile + o, back ? back + v : nullptr,
-                                                      examples, plan.step.trainable, rule, parameters.values + next);
+                                                      examples, plan.step.trainable, rule, next);
             }
         }
     }

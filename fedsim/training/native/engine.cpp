@@ -21,8 +21,6 @@ constexpr int64_t kSlots = 32;
 
 constexpr int64_t kEvaluationBatch = 40;
 
-using Image = std::vector<float>;
-
 int64_t moments_of(const Training& training) { return training.adam ? 2 : training.momentum ? 1 : 0; }
 
 // A worker that is large enough, for as long as this lives.
@@ -113,38 +111,34 @@ void train_client(Engine& engine, Worker& worker, const TrainJob& job, const Ima
     *job.state_steps = steps;
 }
 
-// slot = share * image for its first client, += for the others.
-void accumulate(Image& slot, const float* image, float share) {
-    const bool first = slot.empty();
-    if (first) slot.resize(slot.capacity());
-    float* sums = slot.data();
-    const int64_t size = static_cast<int64_t>(slot.size());
-    for (int64_t i = 0; i < size; ++i) sums[i] = (first ? 0.0f : sums[i]) + share * image[i];
+// sum = share * image for the first client of a slot, += for the others.
+void accumulate(Image& sum, const float* image, float share, bool first) {
+    float* to = sum.data();
+    const int64_t size = static_cast<int64_t>(sum.size());
+    for (int64_t i = 0; i < size; ++i) to[i] = (first ? 0.0f : to[i]) + share * image[i];
+}
+
+// Adds all sums to the first one, in order; piece by piece, so that a piece stays in cache meanwhile.
+void add_up(std::vector<Image>& sums, int64_t slots) {
+    constexpr int64_t kPiece = 4096;
+    const int64_t size = static_cast<int64_t>(sums[0].size());
+    for (int64_t begin = 0; begin < size; begin += kPiece)
+        for (int64_t slot = 1; slot < slots; ++slot)
+            for (int64_t i = begin; i < std::min(begin + kPiece, size); ++i) sums[0][i] += sums[slot][i];
+}
+
+// At least so many sums, kept from call to call like the workers: fresh memory would cost more than adding up.
+std::vector<Image> take_sums(Engine& engine, int64_t slots) {
+    std::vector<Image> sums;
+    {
+        std::lock_guard<std::mutex> lock(engine.idle_lock);
+        sums.swap(engine.idle_sums);
+    }
+    while (static_cast<int64_t>(sums.size()) < slots) sums.emplace_back(engine.plan().image);
+    return sums;
 }
 
 }  // namespace
-
-void pack(const Engine& engine, const float* vector, float* image) {
-    for (const Placement& place : engine.placements) {
-        const int32_t *rows = &engine.tables[place.row_table], *columns = &engine.tables[place.column_table];
-        for (int64_t row = 0; row < place.rows; ++row) {
-            float* to = image + place.image + rows[row];
-            const float* from = vector + place.vector + row * place.columns;
-            for (int64_t column = 0; column < place.columns; ++column) to[columns[column]] = from[column];
-        }
-    }
-}
-
-void unpack(const Engine& engine, const float* image, float* vector) {
-    for (const Placement& place : engine.placements) {
-        const int32_t *rows = &engine.tables[place.row_table], *columns = &engine.tables[place.column_table];
-        for (int64_t row = 0; row < place.rows; ++row) {
-            const float* from = image + place.image + rows[row];
-            float* to = vector + place.vector + row * place.columns;
-            for (int64_t column = 0; column < place.columns; ++column) to[column] = from[columns[column]];
-        }
-    }
-}
 
 int train(Engine& engine, const TrainJob& job) {
     const Plan& plan = engine.plan();
@@ -159,27 +153,27 @@ int train(Engine& engine, const TrainJob& job) {
     if (!rows_exist(plan, job.examples, job.orders, total)) return kNoSuchRow;
 
     Image start(plan.constants, plan.constants + plan.image);
-    pack(engine, job.weights, start.data());
+    engine.kernels->pack(engine.layout(), job.weights, start.data());
     const int64_t slots = job.sum ? std::min(job.clients, kSlots) : job.clients;
-    std::vector<Image> sums(job.sum ? slots : 0);
+    std::vector<Image> sums = take_sums(engine, job.sum ? slots : 0);
     std::vector<int64_t> slot_sizes(slots);
     for (int64_t c = 0; c < job.clients; ++c) slot_sizes[c % slots] += sizes[c];
-    for (Image& sum : sums) sum.reserve(plan.image);
 
     for_each(engine, largest_first(slot_sizes), job.threads, job.training.batch_size, moments_of(job.training),
              [&](Worker& worker, int64_t slot) {
                  for (int64_t c = slot; c < job.clients; c += slots) {
                      train_client(engine, worker, job, start, job.orders + begins[c], c);
                      const float* image = worker.parameters.values;
-                     if (job.stack) unpack(engine, image, job.stack + c * parameters);
-                     if (job.sum) accumulate(sums[slot], image, static_cast<float>(job.shares[c]));
+                     if (job.stack) engine.kernels->unpack(engine.layout(), image, job.stack + c * parameters);
+                     if (job.sum) accumulate(sums[slot], image, static_cast<float>(job.shares[c]), c == slot);
                  }
              });
     if (job.sum && slots) {
-        for (int64_t slot = 1; slot < slots; ++slot)
-            for (int64_t i = 0; i < plan.image; ++i) sums[0][i] += sums[slot][i];
-        unpack(engine, sums[0].data(), job.sum);
+        add_up(sums, slots);
+        engine.kernels->unpack(engine.layout(), sums[0].data(), job.sum);
     }
+    std::lock_guard<std::mutex> lock(engine.idle_lock);
+    if (engine.idle_sums.size() < sums.size()) engine.idle_sums.swap(sums);
     return kDone;
 }
 
@@ -187,7 +181,7 @@ int evaluate(Engine& engine, const EvaluateJob& job) {
     const Plan& plan = engine.plan();
     if (!rows_exist(plan, job.examples, job.order, job.count)) return kNoSuchRow;
     Image image(plan.constants, plan.constants + plan.image);
-    pack(engine, job.weights, image.data());
+    engine.kernels->pack(engine.layout(), job.weights, image.data());
     std::vector<int64_t> blocks((job.count + kEvaluationBatch - 1) / kEvaluationBatch);
     std::iota(blocks.begin(), blocks.end(), 0);
     for_each(engine, blocks, job.threads, kEvaluationBatch, 0, [&](const Worker& leased, int64_t block) {

@@ -34,6 +34,8 @@ struct OwnedWorker {
 
 std::unique_ptr<OwnedWorker> make_worker(const Plan& plan, int64_t capacity, int64_t moments);
 
+using Image = std::vector<float>;
+
 struct Engine {
     std::unique_ptr<OwnedPlan> owned;
     std::vector<Placement> placements;
@@ -41,13 +43,11 @@ struct Engine {
     const Kernels* kernels;
     std::mutex idle_lock;
     std::vector<std::unique_ptr<OwnedWorker>> idle;  // kept from call to call: their memory is warm
+    std::vector<Image> idle_sums;
 
     const Plan& plan() const { return owned->plan; }
+    Layout layout() const { return {placements.data(), static_cast<int64_t>(placements.size()), tables.data()}; }
 };
-
-// The contract's flat vector into an image, and back.
-void pack(const Engine& engine, const float* vector, float* image);
-void unpack(const Engine& engine, const float* image, float* vector);
 
 // Both throw std::bad_alloc; what they return is a status of api.cpp.
 int train(Engine& engine, const TrainJob& job);

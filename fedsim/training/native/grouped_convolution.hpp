@@ -10,7 +10,9 @@ namespace fedsim::VARIANT {
 
 INLINE int64_t group_share(const Step& step) { return step.in_channels / step.groups; }
 
-INLINE bool is_depthwise(const Step& step) { return step.groups == step.in_channels && step.groups == step.out_channels; }
+INLINE bool is_depthwise(const Step& step) {
+    return step.groups == step.in_channels && step.groups == step.out_channels;
+}
 
 // The first input channel of each lane's group; lanes of padding read channel 0, against weights of zero.
 INLINE void group_starts(const Step& step, int64_t c, int64_t* starts) {
@@ -60,8 +62,8 @@ static void convolve_groups(const SpatialPlan& plan, const float* image, const f
 }
 
 // gradient += d loss / d weights, and dx = d loss / d x unless it is null, of one example.
-static void group_gradients(const SpatialPlan& plan, const float* image, const float* x, const float* g, float* gradient,
-                            float* dx) {
+static void group_gradients(const SpatialPlan& plan, const float* image, const float* x, const float* g,
+                            float* gradient, float* dx) {
     const int64_t channels = plan.out_channels, share = group_share(plan.step), step = window_step(plan);
     const bool depthwise = is_depthwise(plan.step);
     if (dx) std::memset(dx, 0, sizeof(float) * plan.in.size);

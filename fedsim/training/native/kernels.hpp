@@ -6,6 +6,9 @@
 namespace fedsim {
 
 struct Kernels {
+    // The contract's flat vector into the image, and back.
+    void (*pack)(const Layout&, const float* vector, float* image);
+    void (*unpack)(const Layout&, const float* image, float* vector);
     // A client's epochs: `order` holds `count` rows an epoch, `losses` one mean an epoch. `steps` counts on.
     void (*train)(const Plan&, const Worker&, const Examples&, const Training&, const int64_t* order, int64_t count,
                   int64_t* steps, double* losses);

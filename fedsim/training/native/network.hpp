@@ -9,6 +9,7 @@
 #include "elementary.hpp"
 #include "grouped_convolution.hpp"
 #include "kernels.hpp"
+#include "layout.hpp"
 #include "loss.hpp"
 #include "optimizer.hpp"
 #include "plan.hpp"
@@ -84,7 +85,8 @@ static void backward_step(const Plan& plan, const Worker& worker, int64_t i, int
     const SpatialPlan& step = plan.spatial[i];
     const SpatialBuffers& buffers = worker.spatial[i];
     const float *x = example_input(plan, worker, i, example), *y = example_input(plan, worker, i + 1, example);
-    float *g = input_gradient_of(plan, worker, i + 1), *dx = step.step.input_gradient ? buffers.input_gradient : nullptr;
+    float* g = input_gradient_of(plan, worker, i + 1);
+    float* dx = step.step.input_gradient ? buffers.input_gradient : nullptr;
     for (int64_t row = 0; row < step.out.height; ++row) {
         const int64_t at = step.out.origin + row * step.out.row;
         activation_gradient(step.step.activation, y + at, g + at, step.out.width * step.out.channels);
@@ -141,7 +143,8 @@ static void forward(const Plan& plan, const Worker& worker, const Examples& exam
         const int64_t place = keep ? b : 0;
         read_example(plan, examples, order[b], example_input(plan, worker, 0, place));
         for (int64_t i = 0; i < plan.spatial_count; ++i) forward_step(plan, worker, i, place);
-        gather_last(plan, example_input(plan, worker, plan.spatial_count, place), dense_input(plan, worker, 0, count), b);
+        const float* last = example_input(plan, worker, plan.spatial_count, place);
+        gather_last(plan, last, dense_input(plan, worker, 0, count), b);
     }
     for (int64_t i = 0; i < plan.dense_count; ++i)
         multiply(plan.dense[i], worker.parameters.values, dense_input(plan, worker, i, count),
@@ -193,7 +196,8 @@ static void train_spatial(const Plan& plan, const Worker& worker, const Rule& ru
         if (scatters(step.step)) turn_from_patches(step, worker.spatial[i].turned_gradient, gradient);
         VARIANT::step(worker.parameters, gradient, step.step.weights, step.weight_count, rule);
         if (step.step.has_bias)
-            VARIANT::step(worker.parameters, worker.gradients + step.step.bias, step.step.bias, step.out_channels, rule);
+            VARIANT::step(worker.parameters, worker.gradients + step.step.bias, step.step.bias, step.out_channels,
+                          rule);
     }
 }
 
@@ -260,6 +264,6 @@ static double multiply_adds(int64_t rounds, float* sink) {
     return 2.0 * kChains * LANES * static_cast<double>(rounds);
 }
 
-const Kernels kernels = {train, evaluate, multiply_adds};
+const Kernels kernels = {pack, unpack, train, evaluate, multiply_adds};
 
 }  // namespace fedsim::VARIANT

@@ -44,7 +44,7 @@ INLINE Rule rule_for(const Training& training, int64_t step) {
 INLINE Floats square_root(Floats v) {
     Ints guess = broadcast(int32_t{0x5F375A86}) - (reinterpret_cast<Ints&>(v) >> 1);
     Floats r = reinterpret_cast<Floats&>(guess), half = v * 0.5f;
-    for (int i = 0; i < 3; ++i) r = r * (1.5f - half * r * r);
+    for (int i = 0; i < 2; ++i) r = r * (1.5f - half * r * r);
     Floats root = v * r;
     return root + (v - root * root) * (0.5f * r);
 }
@@ -79,7 +79,8 @@ INLINE Floats stepped(Floats w, Floats g, const Parameters& parameters, int64_t 
 }
 
 template <Optimizer optimizer, bool pulled>
-static void step_image(const Parameters& parameters, const float* gradient, int64_t at, int64_t count, const Rule& rule) {
+static void step_image(const Parameters& parameters, const float* gradient, int64_t at, int64_t count,
+                       const Rule& rule) {
     for (int64_t i = 0; i < count; i += LANES)
         store(parameters.values + at + i, stepped<optimizer, pulled>(load(parameters.values + at + i),
                                                                      load(gradient + i), parameters, at + i, rule));

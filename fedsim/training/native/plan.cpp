@@ -6,7 +6,8 @@ namespace {
 
 int64_t padded(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-Map make_map(int64_t height, int64_t width, int64_t channels, int64_t top, int64_t bottom, int64_t left, int64_t right) {
+Map make_map(int64_t height, int64_t width, int64_t channels, int64_t top, int64_t bottom, int64_t left,
+             int64_t right) {
     Map map{height, width, channels, (left + width + right) * channels, 0, 0};
     map.origin = top * map.row + left * channels;
     map.size = (top + height + bottom) * map.row;
@@ -21,7 +22,8 @@ Map input_map(const Step& step, bool first) {
     const bool exact = first && (step.kind == Kind::convolution || step.kind == Kind::dense);
     const int64_t channels = exact ? step.in_channels : padded(step.in_channels, kBlock);
     if (!convolves(step)) return make_map(step.in_height, step.in_width, channels, 0, 0, 0, 0);
-    return make_map(step.in_height, step.in_width, channels, step.pad_top, step.pad_bottom, step.pad_left, step.pad_right);
+    return make_map(step.in_height, step.in_width, channels, step.pad_top, step.pad_bottom, step.pad_left,
+                    step.pad_right);
 }
 
 // kernel_height x kernel_width runs of `length` floats on `map`; those that touch are one, unless kept `apart`.

@@ -43,6 +43,13 @@ struct DensePlan {
     int64_t inputs;          // in_blocks * kWide
 };
 
+// Where the numbers of the contract's flat vector lie in the image.
+struct Layout {
+    const Placement* placements;
+    int64_t count;
+    const int32_t* tables;
+};
+
 struct Plan {
     int64_t spatial_count, dense_count;
     const SpatialPlan* spatial;

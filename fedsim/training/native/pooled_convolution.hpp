@@ -1,7 +1,7 @@
 // A convolution with 2 x 2 max pooling and activation, in one pass; and the way back along the winners alone.
 //
-// Of the four outputs under a pooling window one won, and after a ReLU perhaps none lives: three quarters or more of the
-// gradient are zero, and that work is not done at all.
+// Of the four outputs under a pooling window one won, and after a ReLU perhaps none lives: three quarters or more of
+// the gradient are zero, and that work is not done at all.
 #pragma once
 
 #include "convolution.hpp"
@@ -57,7 +57,8 @@ static void convolve_and_pool(const SpatialPlan& plan, const float* image, const
             convolve_row(window(plan, x, 2 * row + half), window_step(plan), plan.taps, image + plan.step.weights,
                          channels, image + plan.step.bias, plan.columns, half ? lower : rows);
         float* out = y + plan.out.origin + row * plan.out.row;
-        pool_rows(rows, lower, width, channels, corners, row_start(corners, row), out, winners + row * width * channels);
+        pool_rows(rows, lower, width, channels, corners, row_start(corners, row), out,
+                  winners + row * width * channels);
         activate(plan.step.activation, out, width * channels);
         if (plan.step.activation == Activation::sigmoid)
             clear_padding(out, width, plan.step.out_channels, channels);
@@ -66,10 +67,8 @@ static void convolve_and_pool(const SpatialPlan& plan, const float* image, const
 
 // As weight_gradient_tile, for a pooled output: under each pooling window the winner, and it alone, has a gradient.
 template <int RunsAtOnce, int Length, int Vectors>
-static __attribute__((noinline)) void pooled_weight_gradient_tile(const SpatialPlan& plan, const float* x,
-                                                                  const int32_t* runs, const float* g,
-                                                                  const int32_t* winners, float* gradient,
-                                                                  int64_t run_stride) {
+BY_ITSELF void pooled_weight_gradient_tile(const SpatialPlan& plan, const float* x, const int32_t* runs, const float* g,
+                                           const int32_t* winners, float* gradient, int64_t run_stride) {
     const int64_t channels = plan.out_channels;
     const Corners corners = corners_of(plan);
     int64_t offsets[RunsAtOnce];
@@ -82,7 +81,7 @@ static __attribute__((noinline)) void pooled_weight_gradient_tile(const SpatialP
     for (int64_t row = 0; row < plan.out.height; ++row) {
         const float* output = g + row * plan.out.row;
         int32_t start = row_start(corners, row);
-        for (int64_t p = 0; p < plan.out.width; ++p, output += channels, winners += channels, start += 2 * corners.at[1]) {
+        for (int64_t p = 0; p < plan.out.width; ++p, start += 2 * corners.at[1]) {
             Floats value[Vectors];
             Ints winner[Vectors];
             UNROLLED for (int v = 0; v < Vectors; ++v) {
@@ -100,6 +99,8 @@ static __attribute__((noinline)) void pooled_weight_gradient_tile(const SpatialP
                         UNROLLED for (int v = 0; v < Vectors; ++v) sums[r][i][v] += input * share[v];
                     }
             }
+            output += channels;
+            winners += channels;
         }
     }
     UNROLLED for (int r = 0; r < RunsAtOnce; ++r)
@@ -140,9 +141,8 @@ static void turn_from_patches(const SpatialPlan& plan, const float* turned, floa
 
 // For one output channel and Runs * Length vectors of its patch: both gradients of `count` live winners.
 template <int RunsAtOnce, int Length>
-static __attribute__((noinline)) void scatter_tile(const float* x, float* dx, const int32_t* runs, const int32_t* offsets,
-                                                   const float* values, int64_t count, const float* weights,
-                                                   float* gradient) {
+BY_ITSELF void scatter_tile(const float* x, float* dx, const int32_t* runs, const int32_t* offsets, const float* values,
+                            int64_t count, const float* weights, float* gradient) {
     Floats w[RunsAtOnce][Length], sums[RunsAtOnce][Length];
     UNROLLED for (int r = 0; r < RunsAtOnce; ++r)
         UNROLLED for (int v = 0; v < Length; ++v) {

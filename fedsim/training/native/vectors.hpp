@@ -10,6 +10,9 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+// A tile is compiled by itself, so that all registers are its own.
+#define BY_ITSELF static __attribute__((noinline))
+
 // Before a loop over a tile: only when it is written out in full do the tile's vectors live in registers.
 #if defined(__clang__)
 #define UNROLLED _Pragma("clang loop unroll(full)")

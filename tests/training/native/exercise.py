@@ -11,7 +11,7 @@ from fedsim.training.native import library
 from fedsim.training.native.engine import Engine, cohort, epoch_orders, evaluate, predict, sum_clients, train_clients
 from tests.training.native.networks import SGD, Chain, examples, lenet, start
 
-SLOW = replace(SGD, learning_rate=0.01)
+SLOW = replace(SGD, learning_rate=0.001)
 TRAININGS = (
     SLOW,
     replace(SLOW, batch_size=1, momentum=0.5, proximal_mu=0.1),
