@@ -19,9 +19,10 @@ from rich.table import Table
 from fedsim import __version__, model_files
 from fedsim.config import ConfigError, load
 from fedsim.doctor import examine
+from fedsim.federation import set_up
 from fedsim.recording import Row, RunError
 from fedsim.results import CONFIG, read_config, to_json
-from fedsim.run import RunRecord, resume, run
+from fedsim.run import RunRecord, resume, run, write_partition
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,9 +108,6 @@ def partition(
 
     **Example:** `fedsim partition shards --set data.partition=shards --set federation.clients=50`
     """
-    from fedsim.federation import set_up
-    from fedsim.run import write_partition
-
     if (folder / CONFIG).exists():
         raise ConfigError(f"{folder}: holds a run, whose partition this would write over; choose another folder")
     try:
@@ -142,7 +140,7 @@ def build(
     path: Annotated[Path, typer.Argument(help="The .mlmodel file to write.")],
     overrides: Set = None,
 ) -> None:
-    """Write the updatable LeNet that a config's phones train, with its initial weights.
+    """Write the updatable file that a config's phones train, with the weights they start from.
 
     **Examples**
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedsim.coreml.contract import Contract
 from fedsim.data.dataset import Examples
+from fedsim.training.batches import epoch_order
 from fedsim.training.native import library
 from fedsim.training.native.library import address, check
 from fedsim.training.native.lower import Program, lower
@@ -76,11 +77,9 @@ class Cohort:
 def epoch_orders(rows: Rows, training: LocalTraining, shuffle: np.random.Generator) -> Rows:
     """One phone's examples in the order in which it trains on them, ``int64[epochs, len(rows)]``.
 
-    Draws from ``shuffle`` exactly what `training.reference.epoch_batches` draws.
+    Each epoch is `batches.epoch_order`'s, as in the reference loop.
     """
-    if not training.shuffle:
-        return np.tile(rows, (training.epochs, 1))
-    return np.stack([rows[shuffle.permutation(len(rows))] for _ in range(training.epochs)])
+    return np.stack([rows[epoch_order(len(rows), training, shuffle)] for _ in range(training.epochs)])
 
 
 def cohort(orders: Sequence[Rows]) -> Cohort:
