@@ -22,9 +22,8 @@ from fedsim.config import load
 from fedsim.federation import Federation, set_up
 from fedsim.report import write_report
 from fedsim.results import ENVIRONMENT, TIMINGS, read_json, read_rounds, write_json
-from fedsim.seeds import generator
 from fedsim.training import reference
-from fedsim.training.batches import epoch_order
+from fedsim.training.batches import epoch_order, shuffle_keys
 
 STUDY = Path(__file__).parent / "studies" / "seed_central.toml"
 COMPARED_STEPS = 50
@@ -62,13 +61,12 @@ def train_independently(config: RunConfig) -> dict[str, Any]:
     network = _initialised(federation)
     optimizer = torch.optim.Adam(network.parameters(), training.learning_rate, (training.beta1, training.beta2))
     images, labels = _tensors(federation.dataset.train)
-    order = generator(config.seed, "shuffle", 1, 0)
+    (key,) = shuffle_keys(config.seed, 1, np.array([0]))
     losses: list[float] = []
     epoch_losses: list[float] = []
     began = time.perf_counter()
-    for _ in range(training.epochs):
-        permutation = torch.from_numpy(order.permutation(len(labels)))
-        held = federation.partition.order[permutation.numpy()]
+    for epoch in range(training.epochs):
+        held = federation.partition.order[epoch_order(len(labels), key, epoch, shuffle=True)]
         total = 0.0
         for batch in torch.from_numpy(held).split(training.batch_size):
             loss = nn.functional.cross_entropy(network(images[batch].float() / 255), labels[batch])
@@ -89,12 +87,12 @@ def train_interpreted(config: RunConfig) -> dict[str, Any]:
     weights, training, data = federation.initial.copy(), federation.contract.training, federation.dataset.train
     held = federation.partition.order
     train, size = reference.trainer(federation.contract, weights, data, training), training.batch_size
-    order = generator(config.seed, "shuffle", 1, 0)
+    (key,) = shuffle_keys(config.seed, 1, np.array([0]))
     losses: list[float] = []
     epoch_losses: list[float] = []
     began = time.perf_counter()
-    for _ in range(training.epochs):
-        rows = held[epoch_order(len(held), training, order)]
+    for epoch in range(training.epochs):
+        rows = held[epoch_order(len(held), key, epoch, shuffle=training.shuffle)]
         batches = [rows[first : first + size] for first in range(0, len(rows), size)]
         losses += [train(batch) for batch in batches]
         epoch_losses.append(float(np.dot(losses[-len(batches) :], [len(batch) for batch in batches]) / len(rows)))

@@ -1,105 +1,106 @@
 """What the federated model is compared with: one central training, and phones that train alone, of the same budget."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.data.dataset import Dataset
-from fedsim.data.partition import Partition, indices, sizes
-from fedsim.seeds import generator
+from fedsim.data.partition import indices, sizes
+from fedsim.federation import Federation
+from fedsim.seeds import generator, key, words
 from fedsim.simulation.engines import Engine
 from fedsim.training.batches import epoch_order
-from fedsim.updates import LocalTraining, Weights
+from fedsim.updates import Weights
 
 CURVE_POINTS = 10
-Rows = NDArray[np.int64]
+Point = dict[str, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What the baselines share with the federation: its engine, data, initial model and settings of training.
+class Chain:
+    """One model trained on and on from the federation's first: its optimizer is never reset.
 
-    ``examples`` is how many examples all its phones together have trained on, an example counted each time.
+    ``weights`` has been trained on ``seen`` of the examples ``held``, an example counted each time.
     """
 
-    engine: Engine
-    dataset: Dataset
-    initial: Weights
-    training: LocalTraining
-    seed: int
-    examples: int
+    def __init__(self, engine: Engine, federation: Federation, held: NDArray[np.int64], shuffle: np.uint64) -> None:
+        self.weights = federation.initial.copy()
+        self.seen = 0
+        self._training = federation.contract.training
+        self._train = engine.trainer(self.weights, self._training)
+        self._held, self._shuffle = held, shuffle
+        self._epoch, self._left = 0, held[:0]
+
+    def train_until(self, goal: float) -> None:
+        """Train on, up to the end of the first batch that makes ``seen`` at least ``goal``."""
+        size = self._training.batch_size
+        while self.seen < goal:
+            if not len(self._left):
+                order = epoch_order(len(self._held), self._shuffle, self._epoch, shuffle=self._training.shuffle)
+                self._left, self._epoch = self._held[order], self._epoch + 1
+            count = int(np.ceil((goal - self.seen) / size)) * size
+            rows, self._left = self._left[:count], self._left[count:]
+            self._train(rows)
+            self.seen += len(rows)
 
 
-def train_centrally(budget: Budget) -> dict[str, Any]:
-    """One model trained on all the examples together, by one optimizer that is never reset.
+class CentralTraining:
+    """One model trained on all the examples together, beside a federation whose budget it follows round by round.
 
-    Returns the ``curve``: loss and accuracy on the test set after about every tenth of the budget, cut where a batch
-    ends, with ``examples`` so far.
+    It trains on the engine's thread for work aside, so that the rounds need not wait for it. About a tenth of the
+    rounds apart, and after the last, its loss and accuracy on the test set are taken.
     """
-    weights = budget.initial.copy()
-    train = budget.engine.trainer(weights, budget.training)
-    everything = np.arange(len(budget.dataset.train.labels))
-    curve: list[dict[str, float]] = [{"examples": 0, **_figures(budget.engine, weights)}]
-    shuffle, every = generator(budget.seed, "central"), budget.examples / CURVE_POINTS
-    for seen, rows in _pieces(everything, budget.training, shuffle, every, budget.examples):
-        budget.engine.pool.submit(train, rows).result()
-        if seen >= every * len(curve):
-            curve.append({"examples": seen, **_figures(budget.engine, weights)})
-    return {"curve": curve}
+
+    def __init__(self, engine: Engine, federation: Federation) -> None:
+        everything = np.arange(len(federation.dataset.train.labels))
+        self._chain = Chain(engine, federation, everything, key(federation.config.seed, "central"))
+        self._engine = engine
+        self._rounds, self._epochs = federation.config.federation.rounds, federation.contract.training.epochs
+        self._budget = 0
+        self._start: Point = {}
+        self._advances: list[Future[Point]] = []
+
+    def follow(self, row: dict[str, Any]) -> None:
+        """Spend what the federation spent in the round that ``row`` tells of; returns at once."""
+        number = row["round"]
+        if number == 0:  # the same model on the same examples
+            self._start = {"examples": 0, "test_loss": row["test_loss"], "test_accuracy": row["test_accuracy"]}
+            return
+        self._budget += row["examples"] * self._epochs
+        due = number * CURVE_POINTS // self._rounds > (number - 1) * CURVE_POINTS // self._rounds
+        self._advances.append(self._engine.aside.submit(self._advance, self._budget, due))
+
+    def curve(self) -> list[Point]:
+        """Loss and accuracy at each point, with the ``examples`` trained on so far; waits for the training to end."""
+        return [self._start, *(point for advance in self._advances if (point := advance.result()))]
+
+    def _advance(self, goal: int, due: bool) -> Point:
+        self._chain.train_until(goal)
+        return {"examples": self._chain.seen, **_figures(self._engine, self._chain.weights)} if due else {}
 
 
-def train_alone(budget: Budget, partition: Partition, phones: int) -> dict[str, Any]:
+def train_alone(engine: Engine, federation: Federation, phones: int, examples: int) -> dict[str, Any]:
     """``phones`` of the clients, drawn without replacement, each training alone on its own examples.
 
-    Each has its share of the budget: as many examples as a phone of the federation trained on, on average. Returns
-    their ``clients`` and each one's loss and accuracy on the whole test set.
+    Each has its share of the budget of ``examples``: as many as a phone of the federation trained on, on average.
+    Returns their ``clients`` and each one's loss and accuracy on the whole test set.
     """
-    count = len(sizes(partition))
-    clients = np.sort(generator(budget.seed, "local only").choice(count, min(phones, count), replace=False))
+    held, seed = federation.partition, federation.config.seed
+    count = len(sizes(held))
+    clients = np.sort(generator(seed, "local only").choice(count, min(phones, count), replace=False))
+    shuffles = words(key(seed, "local only"), clients)
 
-    def train(client: int) -> Weights:
-        weights = budget.initial.copy()
-        step = budget.engine.trainer(weights, budget.training)
-        shuffle = generator(budget.seed, "local only", client)
-        share = budget.examples / count
-        for _, rows in _pieces(indices(partition, client), budget.training, shuffle, np.inf, share):
-            step(rows)
-        return weights
+    def train(client: int, shuffle: np.uint64) -> Weights:
+        chain = Chain(engine, federation, indices(held, client), shuffle)
+        chain.train_until(examples / federation.config.federation.clients)
+        return chain.weights
 
-    models = budget.engine.pool.map(train, map(int, clients))
-    found = [_figures(budget.engine, weights) for weights in models]
-    return {"clients": clients.tolist(), **{key: [row[key] for row in found] for key in found[0]}}
+    models = list(engine.pool.map(train, clients.tolist(), shuffles))
+    found = [_figures(engine, weights) for weights in models]
+    return {"clients": clients.tolist(), **{name: [row[name] for row in found] for name in found[0]}}
 
 
-def _figures(engine: Engine, weights: Weights) -> dict[str, float]:
+def _figures(engine: Engine, weights: Weights) -> Point:
     """Loss and accuracy on the test set."""
     losses, correct = engine.score(weights)
     return {"test_loss": float(losses.mean()), "test_accuracy": float(correct.mean())}
-
-
-def _pieces(
-    held: Rows, training: LocalTraining, shuffle: np.random.Generator, every: float, goal: float
-) -> Iterator[tuple[int, Rows]]:
-    """What to train on until ``goal`` examples are used up: how many that makes so far, and the next rows.
-
-    A piece ends where an epoch does, at the first batch that reaches a multiple of ``every``, or with the goal.
-    """
-    seen = 0
-    while seen < goal:
-        order = held[epoch_order(len(held), training, shuffle)]
-        ends = np.append(np.arange(training.batch_size, len(order), training.batch_size), len(order))
-        first = 0
-        for end in _cuts(seen + ends, every, goal) - seen:
-            yield seen + int(end), order[first:end]
-            first = int(end)
-        seen += first
-
-
-def _cuts(totals: Rows, every: float, goal: float) -> Rows:
-    """The totals at which to stop: the first past each multiple of ``every``, the first past ``goal``, or the last."""
-    within = totals[: int(np.searchsorted(totals, goal)) + 1]
-    passed = np.flatnonzero(np.diff(within // every, prepend=0)) if np.isfinite(every) else np.empty(0, np.int64)
-    return within[np.union1d(passed, len(within) - 1)]

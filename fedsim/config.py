@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from fedsim.strategy_settings import STRATEGY_NAMES, Bulyan, FedAvg, Krum, MultiKrum, Strategy, Table
+from fedsim.strategy_settings import LINEAR, STRATEGY_NAMES, Bulyan, FedAvg, Krum, MultiKrum, Strategy, Table
 
 MOST = 2**31 - 1
 
@@ -33,13 +33,16 @@ class Data(Table):
 
     ``source`` is ``mnist``, an ``.npz`` file or a folder of idx files; a scheme's own parameters may only be
     given with that scheme, and take the value said here where they are not: ``alpha`` (0.5) belongs to
-    dirichlet and quantity, ``classes_per_client`` (2) to pathological and shards.
+    dirichlet and quantity, ``classes_per_client`` (2) to pathological and shards. Under sampled each phone draws
+    ``examples_per_client`` (60) for itself when it is asked, from all classes or ``classes_per_client`` of them: any
+    number of phones can exist, and two may hold the same example.
     """
 
     source: str = "mnist"
-    partition: Literal["iid", "dirichlet", "pathological", "shards", "quantity"] = "iid"
+    partition: Literal["iid", "dirichlet", "pathological", "shards", "quantity", "sampled"] = "iid"
     alpha: float | None = Field(default=None, gt=0)
     classes_per_client: int | None = Field(default=None, ge=1)
+    examples_per_client: int | None = Field(default=None, ge=1, le=MOST)
     min_examples: int = Field(default=1, ge=1)
 
 
@@ -69,14 +72,16 @@ class Baselines(Table):
 
 
 class Speed(Table):
-    """What cannot change results: ``workers`` not a bit, ``engine`` not beyond rounding.
+    """What cannot change results: ``workers`` not a bit, ``engine`` and ``aggregation`` not beyond rounding.
 
-    Where they are not given, there is a worker for each core, and the engine is ``native`` if it was built and can run
-    the model, else ``torch``.
+    Where they are not given, there is a worker for each core; the engine is ``native`` if it was built and can run
+    the model, else ``torch``; the aggregation is ``streamed``, a running sum in place of a stack of every phone's
+    model, if the strategy needs no more than the phones' mean and all of them are simulated, else ``stacked``.
     """
 
     workers: int | None = Field(default=None, ge=1, le=1024)
     engine: Literal["native", "torch"] | None = None
+    aggregation: Literal["streamed", "stacked"] | None = None
 
 
 class Output(Table):
@@ -231,12 +236,18 @@ def _impossible(config: RunConfig) -> Iterable[str]:
     federation, data, strategy = config.federation, config.data, config.strategy
     if federation.cohort > federation.clients:
         yield f"federation.cohort = {federation.cohort}: must be at most federation.clients = {federation.clients}"
-    for key, schemes in (("alpha", ("dirichlet", "quantity")), ("classes_per_client", ("pathological", "shards"))):
+    for key, schemes in (
+        ("alpha", ("dirichlet", "quantity")),
+        ("classes_per_client", ("pathological", "shards", "sampled")),
+        ("examples_per_client", ("sampled",)),
+    ):
         if (value := getattr(data, key)) is not None and data.partition not in schemes:
             yield (
-                f"data.{key} = {value}: belongs to data.partition = {' or '.join(schemes)}, "
+                f"data.{key} = {value}: belongs to data.partition = {_one_of(schemes)}, "
                 f"and data.partition is {data.partition}"
             )
+    if config.speed.aggregation == "streamed" and strategy.name not in LINEAR:
+        yield f"speed.aggregation = streamed: {strategy.name} needs every phone's model; allowed with {_one_of(LINEAR)}"
     if isinstance(strategy, Krum | MultiKrum | Bulyan):
         times = 4 if isinstance(strategy, Bulyan) else 2
         needed = times * strategy.num_malicious_nodes + 3

@@ -7,17 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedsim.config import ConfigError, RunConfig, Training
 from fedsim.coreml.contract import Contract, read_contract, with_training
 from fedsim.coreml.weights import read_weights
 from fedsim.data import partition as partitions
 from fedsim.data.dataset import Dataset
-from fedsim.data.partition import Partition
+from fedsim.data.partition import Shards, shards_of
 from fedsim.data.partitioners import mirror, partition
+from fedsim.data.population import Population, population, shards_in
 from fedsim.data.sources import load
 from fedsim.models.initial import initial_weights
 from fedsim.models.lenet import lenet_contract
-from fedsim.seeds import generator
+from fedsim.seeds import generator, key
+from fedsim.strategy_settings import LINEAR
 from fedsim.training.native import library as native
 from fedsim.training.native.lower import Unsupported, lower
 from fedsim.updates import LocalTraining, Weights
@@ -26,6 +31,9 @@ log = logging.getLogger("fedsim")
 
 ALPHA = 0.5
 CLASSES_PER_CLIENT = 2
+EXAMPLES_PER_CLIENT = 60
+PANEL = 1000
+"""How many phones of a population the figures of single phones are of."""
 LENET_TRAINING = {
     "sgd": LocalTraining(epochs=2, batch_size=20, optimizer="sgd", learning_rate=0.05, momentum=0.9),
     "adam": LocalTraining(epochs=2, batch_size=20, optimizer="adam", learning_rate=0.001),
@@ -34,14 +42,34 @@ LENET_TRAINING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Federation:
-    """Everything a run needs that follows from its config: the same in the simulation, on a server, in a client."""
+    """Everything a run needs that follows from its config: the same in the simulation, on a server, in a client.
+
+    ``partition`` and ``test_partition`` say what the first clients hold: all of them where the data are dealt, and
+    `PANEL` of them where ``population`` says what any client draws.
+    """
 
     config: RunConfig
     dataset: Dataset
     contract: Contract
-    partition: Partition
-    test_partition: Partition
+    partition: Shards
+    population: Population | None
+    test_partition: Shards
     initial: Weights
+
+
+def training_shards(federation: Federation, clients: NDArray[np.int64]) -> Shards:
+    """The training examples that ``clients`` hold, whichever way they came by them."""
+    if federation.population:
+        return shards_in(federation.population, clients)
+    return shards_of(federation.partition, clients)
+
+
+def test_shards(federation: Federation, clients: NDArray[np.int64]) -> Shards:
+    """The test examples that ``clients`` hold; none outside the panel of a population."""
+    tested = len(federation.test_partition.offsets) - 1
+    order, offsets = federation.test_partition.order, federation.test_partition.offsets
+    with_nobody = Shards(order=order, offsets=np.append(offsets, offsets[-1]))
+    return shards_of(with_nobody, np.minimum(clients, tested))
 
 
 def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
@@ -51,27 +79,48 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
         config = _resolved(config, contract.training, given)
         dataset = given or load(config.data.source)
         _check_fit(contract, dataset)
-        dealt = partition(
-            config.data.partition,
-            dataset.train.labels,
-            config.federation.clients,
-            generator(config.seed, "partition"),
-            alpha=config.data.alpha or ALPHA,
-            classes_per_client=config.data.classes_per_client or CLASSES_PER_CLIENT,
-            min_examples=config.data.min_examples,
-        )
+        drawn = _population(config, dataset) if config.data.partition == "sampled" else None
+        dealt = shards_in(drawn, _panel(config)) if drawn else _partition(config, dataset)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    speed = config.speed.model_copy(update={"engine": _engine(config.speed.engine, contract)})
+    aggregation = config.speed.aggregation or ("streamed" if config.strategy.name in LINEAR else "stacked")
+    engine = _engine(config.speed.engine, contract)
+    speed = config.speed.model_copy(update={"engine": engine, "aggregation": aggregation})
     counts = partitions.label_counts(dealt, dataset.train.labels, dataset.classes)
     return Federation(
         config=config.model_copy(update={"speed": speed}),
         dataset=dataset,
         contract=contract,
         partition=dealt,
+        population=drawn,
         test_partition=mirror(counts, dataset.test.labels, generator(config.seed, "test partition")),
         initial=first_weights(config, contract),
     )
+
+
+def _partition(config: RunConfig, dataset: Dataset) -> Shards:
+    return partition(
+        config.data.partition,
+        dataset.train.labels,
+        config.federation.clients,
+        generator(config.seed, "partition"),
+        alpha=config.data.alpha or ALPHA,
+        classes_per_client=config.data.classes_per_client or CLASSES_PER_CLIENT,
+        min_examples=config.data.min_examples,
+    )
+
+
+def _population(config: RunConfig, dataset: Dataset) -> Population:
+    return population(
+        key(config.seed, "population"),
+        dataset.train.labels,
+        config.data.examples_per_client or EXAMPLES_PER_CLIENT,
+        config.data.classes_per_client,
+    )
+
+
+def _panel(config: RunConfig) -> NDArray[np.int64]:
+    return np.arange(min(PANEL, config.federation.clients))
 
 
 def first_weights(config: RunConfig, contract: Contract) -> Weights:
@@ -143,6 +192,8 @@ def _resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | Non
         data = data.model_copy(update={"alpha": data.alpha or ALPHA})
     if data.partition in ("pathological", "shards"):
         data = data.model_copy(update={"classes_per_client": data.classes_per_client or CLASSES_PER_CLIENT})
+    if data.partition == "sampled":
+        data = data.model_copy(update={"examples_per_client": data.examples_per_client or EXAMPLES_PER_CLIENT})
     if dataset:
         data = data.model_copy(update={"source": dataset.name})
     sgd = training.optimizer == "sgd"

@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedsim.updates import LocalTraining, Orders, Updates, Weights
+from fedsim.updates import Failure, LocalTraining, Orders, Updates, Weights
 
 ARRAYS = "arrays"
 """The record that holds the model, as the stock strategies expect it."""
@@ -135,12 +135,15 @@ def write_replies(messages: Iterable[Message], clients: Iterable[int], updates: 
         if client in row_of:
             replies.append(Message(_content(updates, row_of[client]), reply_to=message))
         elif client in failure_of:
-            failure = failure_of[client]
-            reason = f"client {client}, round {failure.round}, {failure.stage}: {failure.reason}"
-            replies.append(Message(Error(CLIENT_APP_RAISED, reason), reply_to=message))
+            replies.append(Message(Error(CLIENT_APP_RAISED, describe(failure_of[client])), reply_to=message))
         else:
             raise ValueError(f"client {client} neither replied nor failed")
     return replies
+
+
+def describe(failed: Failure) -> str:
+    """A failure in one line: which client, when, doing what, why."""
+    return f"client {failed.client}, round {failed.round}, {failed.stage}: {failed.reason}"
 
 
 def _content(updates: Updates, row: int) -> RecordDict:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +13,13 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from fedsim import results
-from fedsim.data.partition import Partition, sizes
-from fedsim.messages import EXAMPLES, METRICS, read_weights
+from fedsim.data.partition import Shards, sizes
+from fedsim.messages import EXAMPLES, METRICS, describe, read_weights
 from fedsim.strategies import Strategy, exact_arrays, state
-from fedsim.updates import Updates, Weights
+from fedsim.updates import Failure, Mean, Orders, Updates, Weights
 
 Row = dict[str, Any]
+Seconds = dict[str, float]
 Evaluate = Callable[[Weights], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 
 log = logging.getLogger("fedsim")
@@ -30,10 +32,11 @@ class RunError(RuntimeError):
 class RoundRecorder:
     """Sees every round of one run and writes its row, its timings and its checkpoint into the run folder.
 
-    ``evaluate`` gives loss and correctness of every test example; one pass over them a round serves the central
-    figures and, through ``test_partition``, every client's accuracy on the test examples dealt to it. ``client_of``
-    says which client a node is. ``resumed_after`` is the round whose checkpoint the run goes on from. ``listen`` gets
-    every row as it is written.
+    A round is evaluated and written down while the next one trains; `close` waits for the last. ``evaluate`` gives
+    loss and correctness of every test example; one pass over them a round serves the central figures and, through
+    ``test_partition``, every client's accuracy on the test examples dealt to it. ``client_of`` says which client a
+    node is. ``resumed_after`` is the round whose checkpoint the run goes on from. ``listen`` gets every row as it is
+    written, on a thread of its own.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class RoundRecorder:
         folder: Path,
         strategy: Strategy,
         evaluate: Evaluate,
-        test_partition: Partition,
+        test_partition: Shards,
         client_of: Callable[[int], int],
         stop_on_failure: bool,
         checkpoint_every: int,
@@ -61,83 +64,124 @@ class RoundRecorder:
         self.resumed_after = resumed_after
         self.listen = listen
         self.accuracy = np.full(len(sizes(test_partition)), np.nan)
-        self._tracebacks: dict[int, str] = {}
+        self._failures: dict[int, Failure] = {}
         self._failed_before = False
-        self._row: Row = {}
+        self._row: Row | None = None
         self._seconds: dict[str, float] = {}
-        self._mark = time.perf_counter()
+        self._mark = self._began = time.perf_counter()
+        self._writer = ThreadPoolExecutor(1, "fedsim-recorder")
+        self._pending: Future[None] | None = None
 
-    def note_failures(self, updates: Updates) -> Updates:
+    def note_updates(self, updates: Updates) -> Updates:
         """Remember the tracebacks of simulated phones, which a Flower error reply has no room for."""
-        self._tracebacks |= {failure.client: failure.traceback for failure in updates.failures}
+        self._failures |= {failed.client: failed for failed in updates.failures}
         return updates
+
+    def note_mean(self, orders: Orders, found: Mean) -> Mean:
+        """Remember what a cohort that answers as one phone did, which its one reply has no room for."""
+        self._failures = {failed.client: failed for failed in found.failures}
+        size = 4 * len(orders.weights)
+        self._row = _trained(
+            clients=orders.clients.tolist(),
+            examples=found.examples,
+            losses=found.metrics["epoch_losses"],
+            failures=len(found.failures),
+            bytes_down=size * len(orders.clients),
+            bytes_up=size * len(found.clients),
+        )
+        return found
 
     def on_replies(self, number: int, phase: str, messages: list[Message], replies: list[Message]) -> None:
         """`ResumableStrategy`'s view of a phase: what came back, and whether the run may go on."""
         if not messages:
             return
         self._lap("train" if phase == "train" else "evaluate clients")
-        errors = [reply for reply in replies if reply.has_error()]
-        if phase == "train":
-            self._row = self._trained(messages, [reply for reply in replies if not reply.has_error()], len(errors))
-        if errors:
-            self._report_failure(errors[0])
+        if phase == "train" and self._row is None:
+            self._row = self._from_messages(messages, [reply for reply in replies if not reply.has_error()])
+        simulated = next(iter(self._failures.values()), None)
+        error = next((reply for reply in replies if reply.has_error()), None)
+        if simulated:
+            self._report_failure(describe(simulated), simulated.traceback)
+        elif error:
+            client = self.client_of(error.metadata.src_node_id)
+            reason = error.error.reason or f"client {client} failed and did not say why"
+            self._report_failure(reason, "not sent along")
 
-    def on_model(self, number: int, record: ArrayRecord) -> MetricRecord | None:
-        """The model after round ``number`` (0: before the first): evaluate it, write the row, keep a checkpoint."""
+    def on_model(self, number: int, record: ArrayRecord) -> None:
+        """The model after round ``number`` (0: before the first): evaluate it and write it down beside the next."""
         self._lap("aggregate")
         weights = read_weights(record)
         if not np.isfinite(weights).all():
             raise RunError(
                 f"round {number}: the model is no longer finite; lower the learning rate of phones or server"
             )
+        checkpoint = None
+        if number and (number % self.checkpoint_every == 0 or number == self.last_round):
+            arrays, scalars = state(self.strategy)
+            copies = {name: array.copy() for name, array in arrays.items()}
+            checkpoint = results.Checkpoint(round=number, model=exact_arrays(record), arrays=copies, scalars=scalars)
+        self._settle()
+        self._lap("wait")
+        row = self._row or _trained([], np.zeros(0, np.int64), np.zeros((0, 0)), 0, 0, 0)
+        self._pending = self._writer.submit(self._write, number, weights, row, checkpoint, self._seconds)
+        self._row, self._seconds, self._failures = None, {}, {}
+        if number == self.last_round:
+            self._settle()
+
+    def close(self) -> None:
+        """Wait until what has been seen is written down."""
+        self._writer.shutdown(wait=True)
+
+    def _settle(self) -> None:
+        """Wait for the round before to be written down; raises what stopped that."""
+        if self._pending:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _write(
+        self, number: int, weights: Weights, trained: Row, checkpoint: results.Checkpoint | None, seconds: Seconds
+    ) -> None:
+        """Evaluate one round's model; its row, its checkpoint, its timings."""
+        mark = time.perf_counter()
         losses, correct = self.evaluate(weights)
         self.accuracy = client_accuracy(correct, self.test_partition)
-        if number == self.resumed_after:
-            return None  # written before the cut
+        if number == self.resumed_after:  # written before the cut
+            self._began = time.perf_counter()
+            return
         row: Row = {
             "round": number,
-            **(self._row or self._trained([], [], 0)),
+            **trained,
             "test_loss": float(losses.mean()),
             "test_accuracy": float(correct.mean()),
             "client_accuracy": spread(self.accuracy),
         }
-        self._lap("evaluate")
+        seconds = {**seconds, "evaluate": time.perf_counter() - mark}
+        mark = time.perf_counter()
         results.append(self.folder / results.ROUNDS, row)
-        if number and (number % self.checkpoint_every == 0 or number == self.last_round):
-            arrays, scalars = state(self.strategy)
-            results.write_checkpoint(
-                self.folder,
-                results.Checkpoint(round=number, model=exact_arrays(record), arrays=arrays, scalars=scalars),
-            )
-        self._lap("checkpoint")
-        results.append(self.folder / results.TIMINGS, {"round": number, "seconds": self._seconds})
-        self.listen({**row, "seconds": sum(self._seconds.values())})
-        self._row, self._seconds = {}, {}
-        return MetricRecord({"loss": row["test_loss"], "accuracy": row["test_accuracy"]})
+        if checkpoint:
+            results.write_checkpoint(self.folder, checkpoint)
+        now = time.perf_counter()
+        seconds["checkpoint"] = now - mark
+        wall, self._began = now - self._began, now
+        results.append(self.folder / results.TIMINGS, {"round": number, "wall": wall, "seconds": seconds})
+        self.listen({**row, "seconds": wall})
 
-    def _trained(self, messages: list[Message], replies: list[Message], failures: int) -> Row:
-        """The training half of a row: who trained, on how much, how well, and what it cost to carry."""
+    def _from_messages(self, messages: list[Message], replies: list[Message]) -> Row:
+        """The training half of a row, read off a message and a reply a phone."""
         metrics = [cast(MetricRecord, reply.content[METRICS]) for reply in replies]
-        examples = np.array([cast(int, record[EXAMPLES]) for record in metrics], np.int64)
-        losses = np.array([cast(list[float], record["epoch_losses"]) for record in metrics], np.float64)
-        epochs = (examples @ losses / examples.sum()).tolist() if len(metrics) else None
-        return {
-            "clients": [self.client_of(message.metadata.dst_node_id) for message in messages],
-            "examples": int(examples.sum()),
-            "train_loss": epochs[-1] if epochs else None,
-            "epoch_losses": epochs,
-            "failures": failures,
-            "bytes_down": sum(_payload(message) for message in messages),
-            "bytes_up": sum(_payload(reply) for reply in replies),
-        }
+        return _trained(
+            clients=[self.client_of(message.metadata.dst_node_id) for message in messages],
+            examples=np.array([cast(int, record[EXAMPLES]) for record in metrics], np.int64),
+            losses=np.array([cast(list[float], record["epoch_losses"]) for record in metrics], np.float64),
+            failures=len(messages) - len(replies),
+            bytes_down=sum(_payload(message) for message in messages),
+            bytes_up=sum(_payload(reply) for reply in replies),
+        )
 
-    def _report_failure(self, error: Message) -> None:
+    def _report_failure(self, reason: str, traceback: str) -> None:
         """Say the first failure in full; stop, or go on without that phone."""
-        client = self.client_of(error.metadata.src_node_id)
-        reason = error.error.reason or f"client {client} failed and did not say why"
         if not self._failed_before:
-            log.warning("%s; its traceback, shown once:\n%s", reason, self._tracebacks.get(client, "not sent along"))
+            log.warning("%s; its traceback, shown once:\n%s", reason, traceback)
         self._failed_before = True
         if self.stop_on_failure:
             raise RunError(f"{reason} (federation.on_client_failure = stop)")
@@ -148,7 +192,28 @@ class RoundRecorder:
         self._mark = now
 
 
-def client_accuracy(correct: NDArray[np.bool_], test_partition: Partition) -> NDArray[np.float64]:
+def _trained(
+    clients: list[int],
+    examples: NDArray[np.int64],
+    losses: NDArray[np.float64],
+    failures: int,
+    bytes_down: int,
+    bytes_up: int,
+) -> Row:
+    """The training half of a row: who trained, on how much, how well, and what it cost to carry."""
+    epochs = (examples @ losses / examples.sum()).tolist() if len(examples) else None
+    return {
+        "clients": clients,
+        "examples": int(examples.sum()),
+        "train_loss": epochs[-1] if epochs else None,
+        "epoch_losses": epochs,
+        "failures": failures,
+        "bytes_down": bytes_down,
+        "bytes_up": bytes_up,
+    }
+
+
+def client_accuracy(correct: NDArray[np.bool_], test_partition: Shards) -> NDArray[np.float64]:
     """Every client's accuracy on the test examples dealt to it, ``float64[C]``; NaN for a client that has none."""
     held = sizes(test_partition)
     owners = np.repeat(np.arange(len(held)), held)

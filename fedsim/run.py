@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedsim import messages, results
-from fedsim.baselines import Budget, train_alone, train_centrally
+from fedsim.baselines import CentralTraining, train_alone
 from fedsim.config import ConfigError, RunConfig, command_line
 from fedsim.coreml.contract import architecture_id, weights_id
 from fedsim.coreml.weights import named_weights, write_weights
@@ -33,8 +33,9 @@ from fedsim.recording import RoundRecorder, Row, spread
 from fedsim.report import write_partition_page, write_report
 from fedsim.simulation.engines import Engine, open_engine
 from fedsim.simulation.grid import FederationGrid, Phones, ask_clients
+from fedsim.simulation.streamed import cohort_phone
 from fedsim.strategies import ResumableStrategy, build_strategy, restore
-from fedsim.updates import Orders, Updates, Weights
+from fedsim.updates import Mean, Orders, Updates, Weights
 
 log = logging.getLogger("fedsim")
 
@@ -70,7 +71,7 @@ def run(
     folder then holds a checkpoint from which `resume` goes on.
     """
     began, started = time.perf_counter(), datetime.now(UTC)
-    config = config or RunConfig()
+    config = _for_real_phones(config or RunConfig()) if inner else config or RunConfig()
     federation = set_up(config, dataset)
     asked = config.model_copy(update={"speed": federation.config.speed})  # engines differ by rounding
     command = None if dataset else command_line(asked)  # no command can name arrays of one's own
@@ -96,12 +97,23 @@ def resume(
     return _run(federation, folder, None, listen, began)
 
 
+def _for_real_phones(config: RunConfig) -> RunConfig:
+    """The config of a federation with phones behind another grid, each of which sends its own model."""
+    if config.speed.aggregation == "streamed":
+        raise ConfigError("speed.aggregation = streamed: all phones must be simulated; allowed here: stacked")
+    return config.model_copy(update={"speed": config.speed.model_copy(update={"aggregation": "stacked"})})
+
+
 def write_partition(federation: Federation, folder: Path) -> Path:
-    """Who holds what: ``partition.npz``, ``clients.npz`` and a page with the plot. Returns the page."""
+    """Who holds what: ``partition.npz``, ``clients.npz`` and a page with the plot. Returns the page.
+
+    A population deals nothing, so there is no ``partition.npz``, and the page shows its first phones.
+    """
     dataset = federation.dataset
     counts = partitions.label_counts(federation.partition, dataset.train.labels, dataset.classes)
-    partitions.save(federation.partition, folder / results.PARTITION)
-    results.write_arrays(folder / results.CLIENTS, {"label_counts": counts})
+    if isinstance(federation.partition, partitions.Partition):
+        partitions.save(federation.partition, folder / results.PARTITION)
+    results.write_arrays(folder / results.CLIENTS, {"label_counts": counts, **_population(federation)})
     return write_partition_page(folder)
 
 
@@ -121,14 +133,15 @@ def _run(
     config = federation.config
     if "FLWR_LOG_LEVEL" not in os.environ:
         logging.getLogger("flwr").setLevel(logging.WARNING)
-    if not (folder / results.PARTITION).exists():
+    if not (folder / results.CLIENTS).exists():
         write_partition(federation, folder)  # before the first round, for it may be a reason not to have one
     results.write_json(folder / results.SUMMARY, {"status": "running"})
     try:
         with open_engine(federation) as engine:
-            weights, accuracy = _play(federation, folder, engine, inner, listen)
+            central = CentralTraining(engine, federation) if config.baselines.central else None
+            weights, accuracy = _play(federation, folder, engine, inner, central, listen)
             _write_clients(federation, folder, accuracy)
-            _write_baselines(federation, folder, engine)
+            _write_baselines(federation, folder, engine, central)
         summary = _finish(federation, folder, weights, accuracy, time.perf_counter() - began)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -144,7 +157,12 @@ def _run(
 
 
 def _play(
-    federation: Federation, folder: Path, engine: Engine, inner: Grid | None, listen: Callable[[Row], None]
+    federation: Federation,
+    folder: Path,
+    engine: Engine,
+    inner: Grid | None,
+    central: CentralTraining | None,
+    listen: Callable[[Row], None],
 ) -> tuple[Weights, NDArray[np.float64]]:
     """All rounds from the last checkpoint on, by Flower's ``Strategy.start`` on our grid: weights, client accuracy."""
     config, contract = federation.config, federation.contract
@@ -155,11 +173,24 @@ def _play(
     if checkpoint:
         restore(strategy, checkpoint.arrays, checkpoint.scalars)
 
-    def train(orders: Orders) -> Updates:
-        return recorder.note_failures(engine.train(orders))
+    def tell(row: Row) -> None:
+        if central:
+            central.follow(row)
+        listen(row)
 
+    def train(orders: Orders) -> Updates:
+        return recorder.note_updates(engine.train(orders))
+
+    def mean(orders: Orders) -> Mean:
+        return recorder.note_mean(orders, engine.mean(orders))
+
+    size = config.federation
+    if config.speed.aggregation == "streamed":
+        phones = cohort_phone(size.clients, size.cohort, config.seed, mean)
+    else:
+        phones = Phones(clients=size.clients, train=train, evaluate=engine.evaluate)
     grid = FederationGrid(
-        Phones(clients=config.federation.clients, train=train, evaluate=engine.evaluate),
+        phones,
         inner=inner,
         remote=ask_clients(inner, NODES_ANSWER_SECONDS) if inner else {},
     )
@@ -173,8 +204,11 @@ def _play(
         checkpoint_every=config.output.checkpoint_every,
         last_round=config.federation.rounds,
         resumed_after=done if checkpoint else None,
-        listen=listen,
+        listen=tell,
     )
+    if central:
+        for row in results.read_rounds(folder / results.ROUNDS):
+            central.follow(row)
     model = messages.model_record(federation.initial)
     if checkpoint:
         model = ArrayRecord({key: Array(array) for key, array in checkpoint.model.items()})
@@ -190,37 +224,34 @@ def _play(
             evaluate_fn=lambda number, record: recorder.on_model(done + number, record),
         )
     finally:
+        recorder.close()
         gc.unfreeze()
     return messages.read_weights(result.arrays if result.arrays else model), recorder.accuracy
 
 
-def _write_baselines(federation: Federation, folder: Path, engine: Engine) -> None:
-    """Central and local-only training of the budget that the rounds used."""
-    wanted, path = federation.config.baselines, folder / results.BASELINES
-    if path.exists() or not (wanted.central or wanted.local_only):
+def _write_baselines(federation: Federation, folder: Path, engine: Engine, central: CentralTraining | None) -> None:
+    """Central and local-only training of the budget that the rounds used; the seconds are those after the rounds."""
+    phones = federation.config.baselines.local_only
+    if not central and not phones:
         return
-    training = federation.contract.training
-    trained = sum(row["examples"] for row in results.read_rounds(folder / results.ROUNDS))
-    budget = Budget(
-        engine=engine,
-        dataset=federation.dataset,
-        initial=federation.initial,
-        training=training,
-        seed=federation.config.seed,
-        examples=trained * training.epochs,
-    )
     began = time.perf_counter()
-    baselines: dict[str, Any] = {"examples": budget.examples}
-    if wanted.central:
-        baselines["central"] = train_centrally(budget)
-    if wanted.local_only:
-        baselines["local_only"] = train_alone(budget, federation.partition, wanted.local_only)
-    results.write_json(path, {**baselines, "seconds": time.perf_counter() - began})
+    trained = sum(row["examples"] for row in results.read_rounds(folder / results.ROUNDS))
+    baselines: dict[str, Any] = {"examples": trained * federation.contract.training.epochs}
+    if phones:
+        baselines["local_only"] = train_alone(engine, federation, phones, baselines["examples"])
+    if central:
+        baselines["central"] = {"curve": central.curve()}
+    results.write_json(folder / results.BASELINES, {**baselines, "seconds": time.perf_counter() - began})
+
+
+def _population(federation: Federation) -> dict[str, NDArray[np.int64]]:
+    """How many phones there are, where the others are no more than the first of them."""
+    return {"population": np.array(federation.config.federation.clients)} if federation.population else {}
 
 
 def _write_clients(federation: Federation, folder: Path, accuracy: NDArray[np.float64]) -> None:
-    """What there is to say of every client, as arrays with the client axis first."""
-    dataset, clients = federation.dataset, federation.config.federation.clients
+    """What there is to say of every client, of a population its first ones: arrays with the client axis first."""
+    dataset, clients = federation.dataset, len(federation.partition.offsets) - 1
     chosen = [client for row in results.read_rounds(folder / results.ROUNDS) for client in row["clients"]]
     results.write_arrays(
         folder / results.CLIENTS,
@@ -229,7 +260,8 @@ def _write_clients(federation: Federation, folder: Path, accuracy: NDArray[np.fl
             "examples": partitions.sizes(federation.partition),
             "test_examples": partitions.sizes(federation.test_partition),
             "accuracy": accuracy,
-            "times_chosen": np.bincount(np.array(chosen, np.int64), minlength=clients),
+            "times_chosen": np.bincount([client for client in chosen if client < clients], minlength=clients),
+            **_population(federation),
         },
     )
 

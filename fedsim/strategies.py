@@ -1,6 +1,7 @@
 """The Flower strategy a config names, unmodified, and the wrapper that lets any strategy resume."""
 
 import logging
+import random
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,20 +23,31 @@ def build_strategy(config: RunConfig, learning_rate: float) -> Strategy:
     """The stock Flower strategy that ``config.strategy`` names, set to draw ``federation.cohort`` phones a round.
 
     Phones are not asked to evaluate: the run evaluates the model once, centrally, and reads every client's
-    accuracy off that pass. ``learning_rate`` is the phones', which QFedAvg needs to know.
+    accuracy off that pass. ``learning_rate`` is the phones', which QFedAvg needs to know. Where aggregation is
+    streamed, the strategy meets one node, which stands for the cohort of `draw_cohort`.
     """
-    federation = config.federation
+    streamed = config.speed.aggregation == "streamed"
+    clients, cohort = (1, 1) if streamed else (config.federation.clients, config.federation.cohort)
     parameters: dict[str, Any] = config.strategy.model_dump(exclude={"name"})
     if parameters.get("client_learning_rate", 1.0) is None:
         parameters["client_learning_rate"] = learning_rate
     with _flower_says_nothing():  # it would warn that nobody evaluates
         return getattr(flower, config.strategy.name)(
-            fraction_train=federation.cohort / federation.clients,  # floored by Flower; min_train_nodes says it exactly
-            min_train_nodes=federation.cohort,
-            min_available_nodes=federation.cohort,
+            fraction_train=cohort / clients,  # floored by Flower; min_train_nodes says it exactly
+            min_train_nodes=cohort,
+            min_available_nodes=cohort,
             fraction_evaluate=0.0,
             **parameters,
         )
+
+
+def draw_cohort(seed: int, number: int, clients: int, cohort: int) -> NDArray[np.int64]:
+    """The ``cohort`` of ``clients`` that round ``number`` trains, ``int64[cohort]``: those a stock strategy samples.
+
+    The work does not grow with ``clients``.
+    """
+    with flower_sampling(seed, "cohort train", number):
+        return np.array(random.sample(range(clients), cohort), np.int64)
 
 
 @contextmanager

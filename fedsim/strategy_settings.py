@@ -121,3 +121,5 @@ Strategy = Union[  # noqa: UP007 (pyright reads the members off it below)
     Bulyan,
 ]
 STRATEGY_NAMES = tuple(get_args(member.model_fields["name"].annotation)[0] for member in get_args(Strategy))
+LINEAR = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
+"""Those that read nothing off a cohort but the mean of its models, weighted by examples."""

@@ -73,6 +73,20 @@ def failure(orders: Orders, client: int, stage: Literal["train", "evaluate"], er
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mean:
+    """What a cohort sends back, averaged: as `Updates`, but for the stack, whose memory is never needed.
+
+    ``weights`` is ``float32[P]``, the trained models' mean weighted by ``examples``; empty where nobody succeeded.
+    """
+
+    clients: NDArray[np.int64]
+    weights: Weights
+    examples: NDArray[np.int64]
+    metrics: dict[str, NDArray[np.float64]]
+    failures: tuple[Failure, ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Updates:
     """What a cohort sends back: one row a phone that succeeded, in the orders' order.
 

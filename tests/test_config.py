@@ -27,7 +27,7 @@ BAD = [
     (
         ["data.alhpa=0.3"],
         "data.alhpa: unknown key; did you mean alpha? allowed here: source, partition, alpha, classes_per_client, "
-        "min_examples",
+        "examples_per_client, min_examples",
     ),
     (
         ["data.alpha=0.3"],
@@ -36,10 +36,13 @@ BAD = [
     (["data.partition=dirichlet", "data.alpha=0"], "data.alpha = 0: must be more than 0.0"),
     (
         ["data.partition=dirichlet", "data.classes_per_client=2"],
-        "data.classes_per_client = 2: belongs to data.partition = pathological or shards, "
+        "data.classes_per_client = 2: belongs to data.partition = pathological, shards or sampled, "
         "and data.partition is dirichlet",
     ),
-    (["data.partition=diri"], "data.partition = diri: must be iid, dirichlet, pathological, shards or quantity"),
+    (
+        ["data.partition=diri"],
+        "data.partition = diri: must be iid, dirichlet, pathological, shards, quantity or sampled",
+    ),
     (["data.source=7"], "data.source = 7: must be a text"),
     (["strategy.name=FedFoo"], f"strategy.name = FedFoo: must be {NAMES}"),
     (["strategy.eta=0.1"], "strategy.eta: unknown key; allowed here: name"),
@@ -67,6 +70,11 @@ BAD = [
     (["training=3"], "training = 3: must be a table"),
     (["baselines.central=1"], "baselines.central = 1: must be true or false"),
     (["speed.engine=gpu"], "speed.engine = gpu: must be native or torch"),
+    (
+        ["speed.aggregation=streamed", "strategy.name=Krum"],
+        "speed.aggregation = streamed: Krum needs every phone's model; "
+        "allowed with FedAvg, FedAvgM, FedProx, FedAdam, FedYogi or FedAdagrad",
+    ),
     (["foo=1"], f"foo: unknown key; allowed here: {TABLES}"),
     (["sede=1"], f"sede: unknown key; did you mean seed? allowed here: {TABLES}"),
     (["seed"], "--set seed: must be key=value, such as --set data.alpha=0.3"),

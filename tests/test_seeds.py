@@ -9,7 +9,7 @@ from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedsim.seeds import flower_sampling, generator
+from fedsim.seeds import flower_sampling, generator, key, words
 from fedsim.simulation.grid import FederationGrid
 from tests.simulation import arithmetic_phones
 
@@ -128,3 +128,43 @@ def test_inside_the_context_the_state_goes_on() -> None:
     with flower_sampling(0, "cohort train", 1):
         first, second = random.random(), random.random()
     assert first != second
+
+
+def splitmix64(state: int) -> Iterator[int]:
+    """SplitMix64 as its authors' Java has it: a state that grows by a constant, and its mix."""
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        mixed = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % 2**64
+        yield mixed ^ (mixed >> 31)
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_words_are_those_of_splitmix64(start: int) -> None:
+    plain = splitmix64(start)
+    assert words(np.uint64(start), np.arange(20)).tolist() == [next(plain) for _ in range(20)]
+
+
+def test_words_of_many_keys_are_each_keys_own() -> None:
+    clients = words(key(3, "shuffle", 1), np.arange(50))
+    together = words(clients[:, np.newaxis], np.arange(8))
+    for row, own in zip(together, clients, strict=True):
+        np.testing.assert_array_equal(row, words(own, np.arange(8)))
+
+
+def test_keys_differ_with_seed_purpose_and_parts() -> None:
+    assert (
+        len({int(key(*parts)) for parts in ((0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "a", 1, 0))})
+        == 6
+    )
+    assert int(key(0, "shuffle", 1)) == 9837687980467847450
+
+
+def test_words_over_clients_and_positions_are_uncorrelated() -> None:
+    """64 clients' words by 4096 positions, as for `generator`."""
+    draws = words(words(key(0, "noise"), np.arange(64))[:, np.newaxis], np.arange(4096)) / 2.0**64
+    pairs = np.corrcoef(draws)[np.triu_indices(64, k=1)] * np.sqrt(4096)
+    assert np.abs(pairs).max() < 5.5
+    assert pairs.std() == pytest.approx(1, abs=0.1)
+    flat = np.sort(draws.ravel())
+    assert np.abs(flat - np.linspace(0, 1, len(flat))).max() < 2.7 / np.sqrt(len(flat))

@@ -32,9 +32,9 @@ from fedsim.data.sources import load
 from fedsim.models.initial import initial_weights
 from fedsim.models.lenet import lenet_contract
 from fedsim.results import processor
-from fedsim.seeds import generator
+from fedsim.seeds import generator, key
 from fedsim.training import reference
-from fedsim.training.native.engine import Cohort, Engine, cohort, evaluate, multiply_adds, train_clients
+from fedsim.training.native.engine import Cohort, Engine, evaluate, multiply_adds, train_clients
 from fedsim.training.native.lower import DENSE, STEP_FIELDS
 from fedsim.updates import LocalTraining
 
@@ -235,7 +235,7 @@ def trainer(
 
 def shares(clients: int, size: int) -> Cohort:
     """Clients with the first examples of the data, one after another."""
-    return cohort([np.arange(client * size, (client + 1) * size)[np.newaxis] for client in range(clients)])
+    return Cohort(counts=np.full(clients, size), orders=np.arange(clients * size))
 
 
 def torch_trainer(loop: Loop, *, larger: bool) -> Callable[[], object]:
@@ -245,7 +245,7 @@ def torch_trainer(loop: Loop, *, larger: bool) -> Callable[[], object]:
     data = select(load("mnist").train, slice(0, 600))
     weights = initial_weights(contract, generator(0, "weights"))
     if loop == "reference":
-        return lambda: reference.train_client(contract, weights.copy(), data, SGD, generator(0, "shuffle"))
+        return lambda: reference.train_client(contract, weights.copy(), data, SGD, key(0, "shuffle"))
     layout = torch.channels_last if loop == "channels last" else torch.contiguous_format
     model = torch_module(larger=larger).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     inputs, labels = torch.from_numpy(batch_inputs(data.inputs)), torch.from_numpy(data.labels)

@@ -26,9 +26,9 @@ from fedsim.data.dataset import select
 from fedsim.data.partition import indices
 from fedsim.federation import Federation, set_up
 from fedsim.results import processor
-from fedsim.seeds import generator
 from fedsim.simulation.engines import open_engine
 from fedsim.training import reference
+from fedsim.training.batches import shuffle_keys
 from fedsim.updates import Orders, Weights
 
 PHONES, IMAGES = 8, 600
@@ -47,7 +47,8 @@ def train_in_process(client: int) -> Weights:
     given = federation()
     weights = given.initial.copy()
     own = select(given.dataset.train, indices(given.partition, client))
-    reference.train_client(given.contract, weights, own, given.contract.training, generator(0, "shuffle", 1, client))
+    (key,) = shuffle_keys(0, 1, np.array([client]))
+    reference.train_client(given.contract, weights, own, given.contract.training, key)
     return weights
 
 

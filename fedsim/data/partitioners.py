@@ -108,7 +108,7 @@ def _check(name: str, examples: int, clients: int, alpha: float, min_examples: i
     if clients * min_examples > examples:
         raise ValueError(
             f"data.min_examples = {min_examples}: {examples:,} examples cannot give {clients:,} clients "
-            f"{min_examples} each; at most {examples // clients}"
+            f"{min_examples} each; at most {examples // clients}, or data.partition = sampled, where phones share them"
         )
 
 

@@ -67,6 +67,7 @@ def time_picture(run: RunFolder) -> Picture:
         ),
         caption=(
             "Wall-clock seconds of the parts of each round on the machine named below (timings.jsonl), stacked. "
+            "A round is evaluated and kept while the next one trains, so the stack is more than the time that passed. "
             "They are what the simulation took, not what phones would take."
         ),
     )

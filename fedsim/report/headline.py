@@ -83,6 +83,9 @@ def _notices(run: RunFolder) -> Iterator[str]:
         yield f"This run did not finish: {_STOPPED[run.status]}{because}. Rounds recorded: {done} of {planned}."
     if failures := int(np.nansum(column(run.rounds, "failures"))):
         yield f"Phones that failed: {failures}; the table of rounds says when."
+    if "population" in run.clients:
+        shown, everybody = len(run.clients["label_counts"]), int(run.clients["population"])
+        yield f"What is said of single clients is said of the first {shown:,} of {everybody:,}; all draw alike."
     if run.missing:
         yield f"Not in the run folder, so not on this page: {', '.join(run.missing)}."
     if run.config.baselines.central and not run.baselines.get("central"):

@@ -75,12 +75,13 @@ def clients(run: RunFolder) -> Section:
 
 
 def labels(arrays: Arrays) -> Section:
-    """Which labels each client holds; ``arrays`` needs ``label_counts`` only."""
+    """Which labels each client holds; ``arrays`` needs ``label_counts`` only, and ``population`` if there are more."""
     counts = arrays.get("label_counts")
     if counts is None:
         return _nothing("labels", "Data", "The partition has not been recorded.")
+    everybody = int(arrays.get("population", len(counts)))
     table = Table(
-        caption=f"Over all clients: {len(counts):,}",
+        caption=f"Over {'all' if everybody == len(counts) else f'the first of {everybody:,}'} clients: {len(counts):,}",
         columns=("", "lowest", "median", "mean", "highest"),
         rows=(
             ("training examples", *_statistics(counts.sum(axis=1))),
@@ -119,7 +120,10 @@ def time_spent(run: RunFolder) -> Section:
         rows.append(("total", duration(whole["total"]), NOTHING, NOTHING))
     if not rows:
         return _nothing("time", "Time", "No time has been recorded.")
-    caption = "Time by part (the total of a resumed run is its last process)"
+    caption = (
+        "Time by part (a round is evaluated and kept while the next one trains, and central training runs beside all; "
+        "baselines are what was left after the last round; the total of a resumed run is its last process)"
+    )
     table = Table(caption=caption, columns=("", "in all", "mean round", "longest round"), rows=tuple(rows))
     return Section(name="time", heading="Time", pictures=(time_picture(run),) if parts else (), tables=(table,))
 

@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.federation import Federation
-from fedsim.updates import LocalTraining, Orders, Updates, Weights
+from fedsim.federation import Federation, test_shards, training_shards
+from fedsim.updates import LocalTraining, Mean, Orders, Updates, Weights
 
 Scores = tuple[NDArray[np.float64], NDArray[np.bool_]]
 Trainer = Callable[[NDArray[np.int64]], float]
@@ -21,16 +21,20 @@ Trainer = Callable[[NDArray[np.int64]], float]
 class Engine:
     """What a run asks of an engine. Results are the same bits for any number of workers.
 
-    ``train`` and ``evaluate`` do what a cohort was told; ``score`` gives loss and correctness of every test example;
+    ``train`` and ``evaluate`` do what a cohort was told; ``mean`` is ``train`` where the phones' average is all that is
+    wanted, and its memory does not grow with the cohort. ``score`` gives loss and correctness of every test example;
     ``trainer(weights, training)`` gives a function that trains ``weights`` in place on rows of the training set,
-    keeps its optimizer's state from call to call, and returns their mean loss. ``pool`` runs jobs side by side.
+    keeps its optimizer's state from call to call, and returns their mean loss. ``pool`` runs jobs side by side, and
+    ``aside`` one after another, beside the rounds.
     """
 
     train: Callable[[Orders], Updates]
+    mean: Callable[[Orders], Mean]
     evaluate: Callable[[Orders], Updates]
     score: Callable[[Weights], Scores]
     trainer: Callable[[Weights, LocalTraining], Trainer]
     pool: Executor
+    aside: Executor
 
 
 @contextmanager
@@ -48,18 +52,21 @@ def _native_engine(federation: Federation, threads: int) -> Generator[Engine]:
     from fedsim.training.native import engine as native
 
     dataset, engine, seed = federation.dataset, native.Engine(federation.contract), federation.config.seed
+    held, tested_on = partial(training_shards, federation), partial(test_shards, federation)
 
     def trainer(weights: Weights, training: LocalTraining) -> Trainer:
         state = native.new_state(engine, training)
         return lambda rows: native.train_on(engine, weights, dataset.train, rows, training, state)
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads) as pool, _dropping(ThreadPoolExecutor(1)) as aside:
         yield Engine(
-            train=partial(native_phones.train_cohort, engine, threads, dataset.train, federation.partition, seed),
-            evaluate=partial(native_phones.evaluate_cohort, engine, threads, dataset.test, federation.test_partition),
+            train=partial(native_phones.train_cohort, engine, threads, dataset.train, held, seed),
+            mean=partial(native_phones.mean_cohort, engine, threads, dataset.train, held, seed),
+            evaluate=partial(native_phones.evaluate_cohort, engine, threads, dataset.test, tested_on),
             score=lambda weights: native.evaluate(engine, weights, dataset.test, threads=threads),
             trainer=trainer,
             pool=pool,
+            aside=aside,
         )
 
 
@@ -69,11 +76,23 @@ def _torch_engine(federation: Federation, threads: int) -> Generator[Engine]:
     from fedsim.training import reference
 
     dataset, contract, seed = federation.dataset, federation.contract, federation.config.seed
-    with workers.worker_threads(threads) as pool:
+    held, tested_on = partial(training_shards, federation), partial(test_shards, federation)
+    with workers.worker_threads(threads) as pool, workers.worker_threads(1) as aside:
         yield Engine(
-            train=partial(workers.train_cohort, pool, contract, dataset.train, federation.partition, seed),
-            evaluate=partial(workers.evaluate_cohort, pool, contract, dataset.test, federation.test_partition),
+            train=partial(workers.train_cohort, pool, contract, dataset.train, held, seed),
+            mean=partial(workers.mean_cohort, pool, contract, dataset.train, held, seed),
+            evaluate=partial(workers.evaluate_cohort, pool, contract, dataset.test, tested_on),
             score=lambda weights: workers.evaluate_all(pool, contract, weights, dataset.test),
             trainer=lambda weights, training: reference.trainer(contract, weights, dataset.train, training),
             pool=pool,
+            aside=aside,
         )
+
+
+@contextmanager
+def _dropping(pool: ThreadPoolExecutor) -> Generator[ThreadPoolExecutor]:
+    """``pool``; what has not begun is dropped on the way out."""
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,101 +1,99 @@
 """A cohort's work in the native engine: whole cohorts in one call, on threads of the engine's own."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data.dataset import Examples
-from fedsim.data.partition import Partition, indices
-from fedsim.seeds import generator
+from fedsim.data.partition import Held, shards_of, sizes
+from fedsim.training.batches import shuffle_keys
 from fedsim.training.native import engine as native
-from fedsim.updates import NO_TEST_EXAMPLES, Failure, LocalTraining, Orders, Updates, failure
+from fedsim.training.native.engine import Cohort
+from fedsim.updates import NO_TEST_EXAMPLES, Failure, LocalTraining, Mean, Orders, Updates, failure
+
+Result = TypeVar("Result")
 
 
 def train_cohort(
-    engine: native.Engine, threads: int, examples: Examples, partition: Partition, seed: int, orders: Orders
+    engine: native.Engine, threads: int, examples: Examples, held: Held, seed: int, orders: Orders
 ) -> Updates:
-    """Train every phone of ``orders`` on its own examples; the twin of `workers.train_cohort`, on the same batches.
+    """Train every phone of ``orders`` on its own examples; the twin of `workers.train_cohort`, on the same batches."""
 
-    If a phone fails, each is asked again alone, so that the others' work is kept and the culprit has a name.
+    def train(cohort: Cohort, training: LocalTraining) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        return native.train_clients(engine, orders.weights, examples, cohort, training, threads=threads)
+
+    (stack, losses), cohort, clients, failures = _sound(train, held, seed, orders)
+    return Updates(clients=clients, weights=stack, examples=cohort.counts, metrics=_metrics(losses), failures=failures)
+
+
+def mean_cohort(engine: native.Engine, threads: int, examples: Examples, held: Held, seed: int, orders: Orders) -> Mean:
+    """As `train_cohort`, but for the mean in place of the stack: the sum is formed while the phones train."""
+
+    def train(cohort: Cohort, training: LocalTraining) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        shares = cohort.counts / max(1, cohort.counts.sum())
+        return native.sum_clients(engine, orders.weights, examples, cohort, shares, training, threads=threads)
+
+    (weights, losses), cohort, clients, failures = _sound(train, held, seed, orders)
+    return Mean(
+        clients=clients,
+        weights=weights if cohort.counts.any() else weights[:0],
+        examples=cohort.counts,
+        metrics=_metrics(losses),
+        failures=failures,
+    )
+
+
+def evaluate_cohort(engine: native.Engine, threads: int, examples: Examples, held: Held, orders: Orders) -> Updates:
+    """Mean loss and accuracy on every phone's own test examples; the twin of `workers.evaluate_cohort`."""
+    shards = held(orders.clients)
+    counts = sizes(shards)
+    good = counts > 0
+    losses, correct = native.evaluate(engine, orders.weights, examples, rows=shards.order, threads=threads)
+    means = [
+        np.add.reduceat(values.astype(np.float64), shards.offsets[:-1][good]) / counts[good]
+        for values in (losses, correct)
+    ]
+    return Updates(
+        clients=orders.clients[good],
+        weights=np.empty((int(good.sum()), 0), np.float32),
+        examples=counts[good],
+        metrics={"loss": means[0], "accuracy": means[1]},
+        failures=tuple(
+            failure(orders, int(client), "evaluate", ValueError(NO_TEST_EXAMPLES)) for client in orders.clients[~good]
+        ),
+    )
+
+
+def _sound(
+    train: Callable[[Cohort, LocalTraining], Result], held: Held, seed: int, orders: Orders
+) -> tuple[Result, Cohort, NDArray[np.int64], tuple[Failure, ...]]:
+    """What ``train`` makes of the phones that can do their work, who they are, and what stopped the others.
+
+    The engine does not say which phone of a cohort stopped it: each is then asked alone, and the sound ones again.
     """
     training = orders.training
     if training is None:
         raise ValueError("these orders are for evaluation")
-    walks = [
-        native.epoch_orders(indices(partition, client), training, generator(seed, "shuffle", orders.round, client))
-        for client in orders.clients.tolist()
-    ]
-    stack, losses, failures = _together(engine, threads, examples, walks, training, orders) or _one_by_one(
-        engine, examples, walks, training, orders
-    )
-    failed = {failure.client for failure in failures}
-    good = [row for row, client in enumerate(orders.clients.tolist()) if client not in failed]
-    return Updates(
-        clients=orders.clients[good],
-        weights=stack,
-        examples=np.array([walks[row].shape[1] for row in good], np.int64),
-        metrics={"train_loss": losses[:, -1], "epoch_losses": losses},
-        failures=tuple(failures),
-    )
-
-
-def evaluate_cohort(
-    engine: native.Engine, threads: int, examples: Examples, partition: Partition, orders: Orders
-) -> Updates:
-    """Mean loss and accuracy on every phone's own test examples; the twin of `workers.evaluate_cohort`."""
-    held = [indices(partition, client) for client in orders.clients.tolist()]
-    good = [row for row, rows in enumerate(held) if len(rows)]
-    sizes = np.array([len(held[row]) for row in good], np.int64)
-    rows = np.concatenate([np.empty(0, np.int64), *(held[row] for row in good)])
-    losses, correct = native.evaluate(engine, orders.weights, examples, rows=rows, threads=threads)
-    starts = np.cumsum(sizes) - sizes
-    means = [np.add.reduceat(values.astype(np.float64), starts) / sizes for values in (losses, correct)]
-    without = orders.clients[[row for row, rows in enumerate(held) if not len(rows)]]
-    return Updates(
-        clients=orders.clients[good],
-        weights=np.empty((len(good), 0), np.float32),
-        examples=sizes,
-        metrics={"loss": means[0], "accuracy": means[1]},
-        failures=tuple(failure(orders, int(client), "evaluate", ValueError(NO_TEST_EXAMPLES)) for client in without),
-    )
-
-
-Trained = tuple[NDArray[np.float32], NDArray[np.float64], list[Failure]]
-
-
-def _together(
-    engine: native.Engine,
-    threads: int,
-    examples: Examples,
-    walks: list[NDArray[np.int64]],
-    training: LocalTraining,
-    orders: Orders,
-) -> Trained | None:
-    """The stack and losses of all phones, or None where one of them fails: which one, the engine does not say."""
-    clients = native.cohort(walks)
+    shards, keys = held(orders.clients), shuffle_keys(seed, orders.round, orders.clients)
+    whole = native.cohort(shards, keys, training)
     try:
-        return *native.train_clients(engine, orders.weights, examples, clients, training, threads=threads), []
+        return train(whole, training), whole, orders.clients, ()
     except (ValueError, MemoryError):
-        return None
-
-
-def _one_by_one(
-    engine: native.Engine,
-    examples: Examples,
-    walks: list[NDArray[np.int64]],
-    training: LocalTraining,
-    orders: Orders,
-) -> Trained:
-    """The stack and losses of the phones that can do their work, and what stopped the others."""
-    rows: list[NDArray[np.float32]] = []
-    losses: list[NDArray[np.float64]] = []
+        pass
+    good: list[int] = []
     failures: list[Failure] = []
-    for client, walk in zip(orders.clients.tolist(), walks, strict=True):
+    for row, client in enumerate(orders.clients.tolist()):
         try:
-            row, loss = native.train_clients(engine, orders.weights, examples, native.cohort([walk]), training)
+            train(native.cohort(shards_of(shards, np.array([row])), keys[row : row + 1], training), training)
         except (ValueError, MemoryError) as error:
             failures.append(failure(orders, client, "train", error))
         else:
-            rows.append(row)
-            losses.append(loss)
-    empty = np.empty((0, len(orders.weights)), np.float32)
-    return np.concatenate([empty, *rows]), np.concatenate([np.empty((0, training.epochs)), *losses]), failures
+            good.append(row)
+    sound = native.cohort(shards_of(shards, np.array(good, np.int64)), keys[good], training)
+    return train(sound, training), sound, orders.clients[good], tuple(failures)
+
+
+def _metrics(losses: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    return {"train_loss": losses[:, -1], "epoch_losses": losses}

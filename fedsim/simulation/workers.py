@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -11,13 +12,15 @@ from numpy.typing import NDArray
 
 from fedsim.coreml.contract import Contract
 from fedsim.data.dataset import Examples, select
-from fedsim.data.partition import Partition, indices
-from fedsim.seeds import generator
+from fedsim.data.partition import Held, indices
 from fedsim.training import reference
-from fedsim.updates import NO_TEST_EXAMPLES, Failure, Orders, Updates, Weights, failure
+from fedsim.training.batches import shuffle_keys
+from fedsim.updates import NO_TEST_EXAMPLES, Failure, Mean, Orders, Updates, Weights, failure
 
 EVALUATION_BLOCK = 1000
 """Examples a task when evaluating: fixed, so that the split does not follow the number of workers."""
+MEAN_BLOCK = 32
+"""Phones whose models are in memory at once where only their mean is wanted."""
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def _on_one_core() -> None:
 
 
 def train_cohort(
-    pool: Executor, contract: Contract, examples: Examples, partition: Partition, seed: int, orders: Orders
+    pool: Executor, contract: Contract, examples: Examples, held: Held, seed: int, orders: Orders
 ) -> Updates:
     """Train every phone of ``orders`` on its own examples, the largest first.
 
@@ -51,47 +54,65 @@ def train_cohort(
     if training is None:
         raise ValueError("these orders are for evaluation")
     stack = np.empty((len(orders.clients), len(orders.weights)), np.float32)
-    held = [_held(examples, partition, int(client)) for client in orders.clients]
+    phones = _phones(examples, held, orders)
+    keys = shuffle_keys(seed, orders.round, orders.clients)
 
     def work(row: int) -> list[float]:
         stack[row] = orders.weights
-        shuffle = generator(seed, "shuffle", orders.round, int(orders.clients[row]))
-        return reference.train_client(contract, stack[row], held[row], training, shuffle)
+        return reference.train_client(contract, stack[row], phones[row], training, keys[row])
 
-    outcomes = _each(pool, work, orders, "train", [len(phone.labels) for phone in held])
+    outcomes = _each(pool, work, orders, "train", [len(phone.labels) for phone in phones])
     good = [row for row, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
     losses = np.array([outcomes[row] for row in good], np.float64).reshape(len(good), training.epochs)
     return Updates(
         clients=orders.clients[good],
         weights=stack if len(good) == len(stack) else stack[good],
-        examples=np.array([len(held[row].labels) for row in good], np.int64),
+        examples=np.array([len(phones[row].labels) for row in good], np.int64),
         metrics={"train_loss": losses[:, -1], "epoch_losses": losses},
         failures=tuple(outcome for outcome in outcomes if isinstance(outcome, Failure)),
     )
 
 
-def evaluate_cohort(
-    pool: Executor, contract: Contract, examples: Examples, partition: Partition, orders: Orders
-) -> Updates:
+def mean_cohort(pool: Executor, contract: Contract, examples: Examples, held: Held, seed: int, orders: Orders) -> Mean:
+    """As `train_cohort`, but for the mean in place of the stack, of which there is never more than a block."""
+    total, examined = np.zeros(len(orders.weights), np.float64), 0
+    blocks: list[Updates] = []
+    for first in range(0, len(orders.clients), MEAN_BLOCK):
+        some = replace(orders, clients=orders.clients[first : first + MEAN_BLOCK])
+        updates = train_cohort(pool, contract, examples, held, seed, some)
+        for model, count in zip(updates.weights, updates.examples.tolist(), strict=True):
+            total += count * model.astype(np.float64)
+            examined += count
+        blocks.append(replace(updates, weights=updates.weights[:0]))
+    return Mean(
+        clients=np.concatenate([block.clients for block in blocks]),
+        weights=(total / examined if examined else total[:0]).astype(np.float32),
+        examples=np.concatenate([block.examples for block in blocks]),
+        metrics={name: np.concatenate([block.metrics[name] for block in blocks]) for name in blocks[0].metrics},
+        failures=tuple(failed for block in blocks for failed in block.failures),
+    )
+
+
+def evaluate_cohort(pool: Executor, contract: Contract, examples: Examples, held: Held, orders: Orders) -> Updates:
     """Mean loss and accuracy of ``orders.weights`` on every phone's own test examples.
 
     A phone that holds none of these has nothing to say: it is a `Failure`, not a made-up number.
     """
-    held = [_held(examples, partition, int(client)) for client in orders.clients]
+    phones = _phones(examples, held, orders)
 
     def work(row: int) -> tuple[float, float]:
-        if not len(held[row].labels):
+        if not len(phones[row].labels):
             raise ValueError(NO_TEST_EXAMPLES)
-        losses, correct = reference.evaluate(contract, orders.weights, held[row])
+        losses, correct = reference.evaluate(contract, orders.weights, phones[row])
         return float(losses.mean()), float(correct.mean())
 
-    outcomes = _each(pool, work, orders, "evaluate", [len(phone.labels) for phone in held])
+    outcomes = _each(pool, work, orders, "evaluate", [len(phone.labels) for phone in phones])
     good = [row for row, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
     means = np.array([outcomes[row] for row in good], np.float64).reshape(-1, 2)
     return Updates(
         clients=orders.clients[good],
         weights=np.empty((len(good), 0), np.float32),
-        examples=np.array([len(held[row].labels) for row in good], np.int64),
+        examples=np.array([len(phones[row].labels) for row in good], np.int64),
         metrics={"loss": means[:, 0], "accuracy": means[:, 1]},
         failures=tuple(outcome for outcome in outcomes if isinstance(outcome, Failure)),
     )
@@ -133,5 +154,7 @@ def _each(
     return [futures[row].result() for row in range(len(sizes))]
 
 
-def _held(examples: Examples, partition: Partition, client: int) -> Examples:
-    return select(examples, indices(partition, client))
+def _phones(examples: Examples, held: Held, orders: Orders) -> list[Examples]:
+    """Each phone's own examples."""
+    shards = held(orders.clients)
+    return [select(examples, indices(shards, row)) for row in range(len(orders.clients))]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedsim.coreml import interpret
 from fedsim.coreml.contract import Contract
 from fedsim.data.dataset import Examples, batch_inputs
-from fedsim.training.batches import epoch_order
+from fedsim.training.batches import epoch_orders
 from fedsim.updates import LocalTraining, Weights
 
 EVALUATION_BATCH = 100
@@ -21,16 +21,17 @@ def train_client(
     weights: Weights,
     examples: Examples,
     training: LocalTraining,
-    shuffle: np.random.Generator,
+    key: np.uint64,
 ) -> list[float]:
     """Train ``weights`` in place on one phone's examples; the mean loss of every epoch.
 
-    Batches follow the device: the examples are shuffled anew each epoch where ``training.shuffle`` says so, the
-    last batch of an epoch is used at its own size, and optimizer state starts at zero. The reported loss leaves
-    FedProx's term out.
+    Batches follow the device: where ``training.shuffle`` says so, the examples are shuffled anew each epoch under
+    ``key`` (`batches.epoch_orders`); the last batch of an epoch is used at its own size; optimizer state starts at
+    zero. The reported loss leaves FedProx's term out.
     """
     train = trainer(contract, weights, examples, training)
-    return [train(epoch_order(len(examples.labels), training, shuffle)) for _ in range(training.epochs)]
+    orders = epoch_orders(np.array([len(examples.labels)]), np.array([key]), training.epochs, shuffle=training.shuffle)
+    return [train(order) for order in np.split(orders, training.epochs)]
 
 
 def trainer(

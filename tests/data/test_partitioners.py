@@ -172,7 +172,8 @@ MANY = labels_of([6000] * 10)
                 MANY,
                 10_000,
                 {"min_examples": 10},
-                "data.min_examples = 10: 60,000 examples cannot give 10,000 clients 10 each; at most 6",
+                "data.min_examples = 10: 60,000 examples cannot give 10,000 clients 10 each; at most 6, "
+                "or data.partition = sampled, where phones share them",
             )
             for name in NAMES
         ),

@@ -201,6 +201,7 @@ def _config(clients: int, cohort: int, rounds: int, alpha: float, seed: int) -> 
             "partition": "dirichlet",
             "alpha": alpha,
             "classes_per_client": None,
+            "examples_per_client": None,
             "min_examples": 1,
         },
         "model": {"name": "lenet", "contract": None},
@@ -213,7 +214,7 @@ def _config(clients: int, cohort: int, rounds: int, alpha: float, seed: int) -> 
             "epsilon_form": None,
         },
         "baselines": {"central": True, "local_only": 5},
-        "speed": {"workers": 2, "engine": "torch"},
+        "speed": {"workers": 2, "engine": "torch", "aggregation": "streamed"},
         "output": {"folder": None, "checkpoint_every": 1},
         "report": {
             "title": None,

@@ -11,7 +11,10 @@ import pytest
 from tests.report.reading import Page, number_in, report, text_of, value_of, values_of
 from tests.report.synthetic import read_json, read_lines, write_json, write_run
 
-TIMES = "Time by part (the total of a resumed run is its last process)"
+TIMES = (
+    "Time by part (a round is evaluated and kept while the next one trains, and central training runs beside all; "
+    "baselines are what was left after the last round; the total of a resumed run is its last process)"
+)
 
 
 def test_every_number_reads_as_the_value_it_keeps(page: Page) -> None:

@@ -81,7 +81,8 @@ def test_flwr_run_gives_the_numbers_of_fedsim_run(tmp_path: Path, nodes: tuple[i
         command += ["--run-config", f'settings="{" ".join(settings)}"']
         shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert "test accuracy" in shown.stdout, shown.stdout + shown.stderr
-    ours = run(small_config(tmp_path / "ours", data={"source": str(source)}, federation=federation))
+    stacked = {"aggregation": "stacked"}  # as real phones are: each sends its own model
+    ours = run(small_config(tmp_path / "ours", data={"source": str(source)}, federation=federation, speed=stacked))
     for name in ("rounds.jsonl", "model.safetensors", "model.mlmodel"):
         assert (tmp_path / "flower" / name).read_bytes() == (ours.folder / name).read_bytes(), name
     logs = "".join(path.read_text() for path in tmp_path.glob("flower-supernode-*.log"))

@@ -10,7 +10,8 @@ from fedsim.coreml.build import Input, build_model
 from fedsim.coreml.contract import Contract, read_contract
 from fedsim.coreml.layers import Flatten, InnerProduct, Softmax
 from fedsim.data.dataset import Examples
-from fedsim.training.batches import epoch_order
+from fedsim.seeds import key
+from fedsim.training.batches import epoch_order, epoch_orders, shuffle_keys
 from fedsim.training.reference import evaluate, train_client, trainer
 from fedsim.updates import LocalTraining
 
@@ -97,7 +98,7 @@ def trained_by_hand(examples: Examples, training: LocalTraining) -> tuple[Floats
 )
 def test_training_equals_the_same_written_out(training: LocalTraining, count: int) -> None:
     examples, weights = some_examples(count), some_weights()
-    losses = train_client(CONTRACT, weights, examples, training, np.random.default_rng(0))
+    losses = train_client(CONTRACT, weights, examples, training, key(0, "shuffle"))
     by_hand, losses_by_hand = trained_by_hand(examples, training)
     np.testing.assert_allclose(weights, by_hand, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(losses, losses_by_hand, rtol=1e-5)
@@ -106,26 +107,43 @@ def test_training_equals_the_same_written_out(training: LocalTraining, count: in
 def test_the_proximal_term_pulls_towards_the_global_model() -> None:
     examples, far, near = some_examples(40), some_weights(), some_weights()
     many = replace(PLAIN, epochs=20)
-    train_client(CONTRACT, far, examples, many, np.random.default_rng(0))
-    train_client(CONTRACT, near, examples, replace(many, proximal_mu=1.0), np.random.default_rng(0))
+    train_client(CONTRACT, far, examples, many, key(0, "shuffle"))
+    train_client(CONTRACT, near, examples, replace(many, proximal_mu=1.0), key(0, "shuffle"))
     assert np.linalg.norm(near - some_weights()) < 0.7 * np.linalg.norm(far - some_weights())
 
 
 def test_optimizer_state_starts_at_zero_every_time() -> None:
     training = replace(PLAIN, momentum=0.9)
     examples, once, again = some_examples(8), some_weights(), some_weights()
-    train_client(CONTRACT, once, examples, training, np.random.default_rng(0))
-    train_client(CONTRACT, some_weights(2), examples, training, np.random.default_rng(0))
-    train_client(CONTRACT, again, examples, training, np.random.default_rng(0))
+    train_client(CONTRACT, once, examples, training, key(0, "shuffle"))
+    train_client(CONTRACT, some_weights(2), examples, training, key(0, "shuffle"))
+    train_client(CONTRACT, again, examples, training, key(0, "shuffle"))
     np.testing.assert_array_equal(once, again)
 
 
 def test_an_epoch_shows_every_example_once_in_an_order_of_its_own() -> None:
-    shuffle = np.random.default_rng(0)
-    first, second = (epoch_order(10, replace(PLAIN, shuffle=True), shuffle) for _ in range(2))
+    first, second = (epoch_order(10, key(0, "shuffle"), epoch, shuffle=True) for epoch in range(2))
     assert sorted(first) == sorted(second) == list(range(10))
     assert first.tolist() != second.tolist()
-    assert epoch_order(10, PLAIN, shuffle).tolist() == list(range(10))
+    assert epoch_order(10, key(0, "shuffle"), 1, shuffle=False).tolist() == list(range(10))
+
+
+def test_orders_are_every_phones_own_whatever_company_it_is_in() -> None:
+    counts, keys = np.array([5, 0, 1, 12]), shuffle_keys(4, 9, np.array([3, 1, 8, 2]))
+    together = np.split(epoch_orders(counts, keys, 3, shuffle=True), np.cumsum(counts * 3)[:-1])
+    for count, own, order in zip(counts.tolist(), keys, together, strict=True):
+        expected = [epoch_order(count, own, epoch, shuffle=True) for epoch in range(3)]
+        np.testing.assert_array_equal(order, np.concatenate(expected))
+    plain = epoch_orders(counts, keys, 3, shuffle=False)
+    assert plain.tolist() == [*range(5)] * 3 + [0] * 3 + [*range(12)] * 3
+
+
+def test_every_permutation_is_as_likely_as_any() -> None:
+    """24,000 orders of four examples: chi squared of the 24 permutations within five deviations of its mean, 23."""
+    orders = epoch_orders(np.full(24_000, 4), shuffle_keys(0, 1, np.arange(24_000)), 1, shuffle=True).reshape(-1, 4)
+    _, times = np.unique(orders, axis=0, return_counts=True)
+    assert len(times) == 24
+    assert abs(np.square(times - 1000).sum() / 1000 - 23) < 5 * np.sqrt(46)
 
 
 def test_a_trainer_goes_on_where_it_stopped() -> None:

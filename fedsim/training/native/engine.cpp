@@ -15,10 +15,6 @@
 namespace fedsim {
 namespace {
 
-// A weighted sum is formed in at most this many partial sums. A slot's clients are fixed by their numbers and trained
-// by one thread in their order, and slots are added up in order: the sum does not depend on the number of threads.
-constexpr int64_t kSlots = 32;
-
 constexpr int64_t kEvaluationBatch = 40;
 
 int64_t moments_of(const Training& training) { return training.adam ? 2 : training.momentum ? 1 : 0; }
@@ -154,8 +150,11 @@ int train(Engine& engine, const TrainJob& job) {
 
     Image start(plan.constants, plan.constants + plan.image);
     engine.kernels->pack(engine.layout(), job.weights, start.data());
-    const int64_t slots = job.sum ? std::min(job.clients, kSlots) : job.clients;
-    std::vector<Image> sums = take_sums(engine, job.sum ? slots : 0);
+    // A slot's clients are trained by one thread in their order, and slots are added up in order: a sum does not depend
+    // on the number of threads.
+    const bool summing = job.sum || job.sums;
+    const int64_t slots = summing ? job.slots : job.clients;
+    std::vector<Image> sums = take_sums(engine, summing ? slots : 0);
     std::vector<int64_t> slot_sizes(slots);
     for (int64_t c = 0; c < job.clients; ++c) slot_sizes[c % slots] += sizes[c];
 
@@ -165,8 +164,9 @@ int train(Engine& engine, const TrainJob& job) {
                      train_client(engine, worker, job, start, job.orders + begins[c], c);
                      const float* image = worker.parameters.values;
                      if (job.stack) engine.kernels->unpack(engine.layout(), image, job.stack + c * parameters);
-                     if (job.sum) accumulate(sums[slot], image, static_cast<float>(job.shares[c]), c == slot);
+                     if (summing) accumulate(sums[slot], image, static_cast<float>(job.shares[c]), c == slot);
                  }
+                 if (job.sums) engine.kernels->unpack(engine.layout(), sums[slot].data(), job.sums + slot * parameters);
              });
     if (job.sum && slots) {
         add_up(sums, slots);

@@ -6,7 +6,6 @@ Nothing here imports torch. Calls let go of the interpreter lock, and one engine
 import ctypes
 import math
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,13 +13,18 @@ from numpy.typing import NDArray
 
 from fedsim.coreml.contract import Contract
 from fedsim.data.dataset import Examples
-from fedsim.training.batches import epoch_order
+from fedsim.data.partition import Shards, sizes
+from fedsim.seeds import Words
+from fedsim.training.batches import epoch_orders
 from fedsim.training.native import library
 from fedsim.training.native.library import address, check
 from fedsim.training.native.lower import Program, lower
 from fedsim.updates import LocalTraining, Weights
 
 Rows = NDArray[np.int64]
+
+SLOTS = 32
+"""A weighted sum over a cohort is formed in at most this many partial sums."""
 
 
 class Engine:
@@ -74,18 +78,11 @@ class Cohort:
     orders: Rows
 
 
-def epoch_orders(rows: Rows, training: LocalTraining, shuffle: np.random.Generator) -> Rows:
-    """One phone's examples in the order in which it trains on them, ``int64[epochs, len(rows)]``.
-
-    Each epoch is `batches.epoch_order`'s, as in the reference loop.
-    """
-    return np.stack([rows[epoch_order(len(rows), training, shuffle)] for _ in range(training.epochs)])
-
-
-def cohort(orders: Sequence[Rows]) -> Cohort:
-    """The cohort of phones that train in these orders, each ``int64[epochs, examples]``."""
-    flat = [np.empty(0, np.int64), *(order.ravel() for order in orders)]
-    return Cohort(counts=np.array([order.shape[1] for order in orders], np.int64), orders=np.concatenate(flat))
+def cohort(held: Shards, keys: Words, training: LocalTraining) -> Cohort:
+    """The cohort of phones that hold ``held``; the ``i``-th shuffles under ``keys[i]`` as in the reference loop."""
+    counts = sizes(held)
+    orders = epoch_orders(counts, keys, training.epochs, shuffle=training.shuffle)
+    return Cohort(counts=counts, orders=held.order[orders + np.repeat(held.offsets[:-1], counts * training.epochs)])
 
 
 def train_clients(
@@ -127,13 +124,38 @@ def sum_clients(
 ) -> tuple[Weights, NDArray[np.float64]]:
     """As `train_clients`, but ``shares @ stack`` as ``float32[P]`` in place of the stack, whose memory is never needed.
 
-    The sum is formed in float32 in at most 32 partial sums, fixed by the clients' places in the cohort: it is the
+    The sum is formed in float32 in at most `SLOTS` partial sums, fixed by the clients' places in the cohort: it is the
     same for any number of threads, and within rounding that of the stack.
     """
     _expect("shares", shares, np.float64, (len(clients.counts),))
-    total = np.zeros(engine.program.parameters, np.float32)
-    losses = _train(engine, weights, examples, clients, training, threads, weight_decay, shares=shares, sum=total)
+    total, slots = np.zeros(engine.program.parameters, np.float32), min(len(clients.counts), SLOTS)
+    losses = _train(
+        engine, weights, examples, clients, training, threads, weight_decay, slots, shares=shares, sum=total
+    )
     return total, losses
+
+
+def sum_slots(
+    engine: Engine,
+    weights: Weights,
+    examples: Examples,
+    clients: Cohort,
+    shares: NDArray[np.float64],
+    training: LocalTraining,
+    slots: int,
+    *,
+    threads: int = 1,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The partial sums ``float32[slots, P]`` that `sum_clients` would form of slots' clients, for several machines.
+
+    Of a cohort of ``C``, slot ``s`` of ``S = min(C, SLOTS)`` holds the places ``p`` with ``p % S == s``. ``clients``
+    are those of some slots, in the order of their places, with their ``shares`` of the whole. The rows for all slots,
+    added up in float32 in the order of slots, are `sum_clients`' sum, bit for bit.
+    """
+    _expect("shares", shares, np.float64, (len(clients.counts),))
+    sums = np.zeros((slots, engine.program.parameters), np.float32)
+    losses = _train(engine, weights, examples, clients, training, threads, 0.0, slots, shares=shares, sums=sums)
+    return sums, losses
 
 
 def train_client(
@@ -141,10 +163,12 @@ def train_client(
     weights: Weights,
     examples: Examples,
     training: LocalTraining,
-    shuffle: np.random.Generator,
+    key: np.uint64,
 ) -> list[float]:
     """Train ``weights`` in place on one phone's examples; the mean loss of every epoch. Twin of ``reference``'s."""
-    alone = cohort([epoch_orders(np.arange(len(examples.labels)), training, shuffle)])
+    count = len(examples.labels)
+    everything = Shards(order=np.arange(count), offsets=np.array([0, count]))
+    alone = cohort(everything, np.array([key]), training)
     _, losses = train_clients(engine, weights, examples, alone, training, out=weights[np.newaxis])
     return losses[0].tolist()
 
@@ -170,7 +194,7 @@ def train_on(
         engine,
         weights,
         examples,
-        cohort([order[np.newaxis]]),
+        Cohort(counts=np.array([len(order)]), orders=order),
         once,
         1,
         0.0,
@@ -216,6 +240,7 @@ def _train(
     training: LocalTraining,
     threads: int,
     weight_decay: float,
+    slots: int = 0,
     **results: NDArray[np.float32] | NDArray[np.float64] | Rows,
 ) -> NDArray[np.float64]:
     """Runs a `TrainJob` that writes to ``results``, by their names in program.hpp; the losses."""
@@ -236,6 +261,7 @@ def _train(
         counts=address(clients.counts),
         orders=address(clients.orders),
         threads=threads,
+        slots=slots,
         losses=address(losses),
         **{name: address(array) for name, array in results.items()},
     )

@@ -53,7 +53,10 @@ class TrainJob(ctypes.Structure):
         ("counts", ctypes.c_void_p),
         ("orders", ctypes.c_void_p),
         ("threads", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("stack", "shares", "sum", "losses", "state", "state_steps")),
+        ("stack", ctypes.c_void_p),
+        ("shares", ctypes.c_void_p),
+        ("slots", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("sums", "sum", "losses", "state", "state_steps")),
     )
 
 

@@ -59,7 +59,8 @@ struct Training {
 };
 
 // Every client's local training. Client c walks through counts[c] * epochs rows of `orders`, after those of the
-// clients before it. Results go to `stack` [clients][P], and to `sum` [P] weighted by `shares`; either may be null.
+// clients before it. Results go to `stack` [clients][P]; weighted by `shares`, the clients c with c % slots == s are
+// added up in `sums` [slots][P], and all of these in `sum` [P]. Each of the three may be null.
 struct TrainJob {
     const float* weights;    // [P], where everybody starts
     Examples examples;
@@ -70,6 +71,8 @@ struct TrainJob {
     int64_t threads;
     float* stack;
     const double* shares;
+    int64_t slots;
+    float* sums;
     float* sum;
     double* losses;          // [clients][epochs], mean over the epoch; not a number for a client without examples
     float* state;            // optimizer state in and out, for a single client that goes on training; may be null

@@ -6,9 +6,10 @@ import numpy as np
 
 from fedsim.coreml.contract import Contract
 from fedsim.coreml.layers import Same, Valid
-from fedsim.seeds import generator
+from fedsim.data.partition import Shards
+from fedsim.seeds import key, words
 from fedsim.training.native import library
-from fedsim.training.native.engine import Engine, cohort, epoch_orders, evaluate, predict, sum_clients, train_clients
+from fedsim.training.native.engine import Engine, cohort, evaluate, predict, sum_clients, train_clients
 from tests.training.native.networks import SGD, Chain, examples, lenet, start
 
 SLOW = replace(SGD, learning_rate=0.001)
@@ -42,12 +43,14 @@ def exercise(contract: Contract, variant: str) -> None:
     """Trains and evaluates clients of several sizes, with two threads."""
     engine, weights = Engine(contract, variant), start(contract)
     sizes = (0, 1, 12, 33)
+    order = np.concatenate([np.arange(size) for size in sizes])
+    held = Shards(order=order, offsets=np.cumsum([0, *sizes]))
     for kind in ("uint8", "float32"):
         data = examples(contract, 40, kind=kind)
         for training in TRAININGS:
-            orders = [epoch_orders(np.arange(size), training, generator(1, "shuffle", size)) for size in sizes]
-            stack, _ = train_clients(engine, weights, data, cohort(orders), training, threads=2)
-            sum_clients(engine, weights, data, cohort(orders), np.full(4, 0.25), training, threads=2)
+            clients = cohort(held, words(key(1, "shuffle"), np.arange(4)), training)
+            stack, _ = train_clients(engine, weights, data, clients, training, threads=2)
+            sum_clients(engine, weights, data, clients, np.full(4, 0.25), training, threads=2)
             evaluate(engine, stack[-1], data, threads=2)
             assert np.isfinite(predict(engine, stack[-1], data)).all()
 

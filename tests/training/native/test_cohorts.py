@@ -8,14 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.data.dataset import select
+from fedsim.data.partition import Shards
 from fedsim.seeds import generator
+from fedsim.training.batches import shuffle_keys
 from fedsim.training.native.engine import (
+    SLOTS,
     Cohort,
     Engine,
     cohort,
-    epoch_orders,
     new_state,
     sum_clients,
+    sum_slots,
     train_client,
     train_clients,
     train_on,
@@ -30,7 +33,8 @@ DATA = examples(CONTRACT, 90, kind="uint8")
 def drawn_cohort(sizes: list[int]) -> Cohort:
     """Clients of these sizes, their examples drawn from the data."""
     rows = [generator(7, "rows", client).integers(0, 90, size) for client, size in enumerate(sizes)]
-    return cohort([epoch_orders(own, TRAINING, generator(8, "shuffle", c)) for c, own in enumerate(rows)])
+    held = Shards(order=np.concatenate([np.empty(0, np.int64), *rows]), offsets=np.cumsum([0, *sizes]))
+    return cohort(held, shuffle_keys(8, 1, np.arange(len(sizes))), TRAINING)
 
 
 def test_rows_are_what_clients_train_alone() -> None:
@@ -40,7 +44,7 @@ def test_rows_are_what_clients_train_alone() -> None:
     for client, size in enumerate([20, 0, 1, 33]):
         rows = generator(7, "rows", client).integers(0, 90, size)
         weights = start(CONTRACT)
-        own = train_client(engine, weights, select(DATA, rows), TRAINING, generator(8, "shuffle", client))
+        own = train_client(engine, weights, select(DATA, rows), TRAINING, shuffle_keys(8, 1, np.arange(4))[client])
         np.testing.assert_array_equal(stack[client], weights)
         np.testing.assert_array_equal(losses[client], own)
 
@@ -79,7 +83,7 @@ def test_what_ran_before_changes_nothing() -> None:
     used, clients = Engine(CONTRACT), drawn_cohort([20, 9])
     large = replace(TRAINING, batch_size=40, optimizer="adam", epochs=1)
     data = examples(CONTRACT, 90, seed=11)
-    train_clients(used, start(CONTRACT), data, cohort([np.arange(90)[np.newaxis]]), large)
+    train_clients(used, start(CONTRACT), data, Cohort(counts=np.array([90]), orders=np.arange(90)), large)
     after, _ = train_clients(used, start(CONTRACT), DATA, clients, TRAINING)
     fresh, _ = train_clients(Engine(CONTRACT), start(CONTRACT), DATA, clients, TRAINING)
     np.testing.assert_array_equal(after, fresh)
@@ -102,7 +106,7 @@ def test_training_on_is_training_through(name: str) -> None:
 def test_orders_that_name_no_row_are_refused() -> None:
     engine = Engine(CONTRACT)
     for row in (-1, 90):
-        wrong = cohort([np.array([[row], [0]])])
+        wrong = Cohort(counts=np.array([1]), orders=np.array([row, 0]))
         with pytest.raises(ValueError, match="does not exist"):
             train_clients(engine, start(CONTRACT), DATA, wrong, TRAINING)
 
@@ -117,3 +121,29 @@ def test_arrays_of_another_shape_are_refused() -> None:
         train_clients(engine, start(CONTRACT), DATA, clients, TRAINING, out=np.zeros((1, 3), np.float32))
     with pytest.raises(ValueError, match="batch_size = 0"):
         train_clients(engine, start(CONTRACT), DATA, clients, replace(TRAINING, batch_size=0))
+
+
+@settings(max_examples=10, deadline=None)
+@given(count=st.integers(1, 70), machines=st.integers(1, 4), data=st.data())
+def test_partial_sums_of_several_machines_add_up_to_one_machines_sum(
+    count: int, machines: int, data: st.DataObject
+) -> None:
+    engine, slots = Engine(CONTRACT), min(count, SLOTS)
+    machine_of = np.array(data.draw(st.lists(st.integers(0, machines - 1), min_size=slots, max_size=slots)))
+    whole = drawn_cohort([1 + place % 3 for place in range(count)])
+    starts = np.cumsum(whole.counts * TRAINING.epochs)[:-1]
+    orders = np.split(whole.orders, starts)
+    shares = generator(9, "shares").random(count)
+    expected, _ = sum_clients(engine, start(CONTRACT), DATA, whole, shares, TRAINING)
+    rows = np.empty((slots, CONTRACT.parameters), np.float32)
+    for machine in range(machines):
+        mine = np.flatnonzero(machine_of == machine)
+        places = np.flatnonzero(np.isin(np.arange(count) % slots, mine))
+        part = Cohort(
+            counts=whole.counts[places], orders=np.concatenate([np.empty(0, np.int64), *(orders[p] for p in places)])
+        )
+        rows[mine], _ = sum_slots(engine, start(CONTRACT), DATA, part, shares[places], TRAINING, len(mine), threads=2)
+    total = rows[0].copy()
+    for row in rows[1:]:
+        total += row
+    np.testing.assert_array_equal(total, expected)

@@ -18,7 +18,7 @@ from fedsim.data.sources import load
 from fedsim.models.initial import initial_weights
 from fedsim.models.lenet import lenet_contract
 from fedsim.seeds import generator
-from fedsim.training.native.engine import Engine, cohort, epoch_orders, train_clients
+from fedsim.training.native.engine import Cohort, Engine, train_clients
 from fedsim.updates import LocalTraining, Weights
 
 SEEDS, EXAMPLES = range(5), 150
@@ -51,10 +51,10 @@ def test_no_further_than_another_layout(name: str) -> None:
     for seed in SEEDS:
         data = select(load("mnist").train, generator(seed, "rows").integers(0, 60_000, count))
         start = initial_weights(contract, generator(seed, "weights"))
-        order = epoch_orders(np.arange(count), training, generator(seed, "shuffle"))
+        order = generator(seed, "shuffle").permutation(count)
         eager = trained_eagerly(contract, start, data, order, training, torch.contiguous_format)
         other = trained_eagerly(contract, start, data, order, training, torch.channels_last)
-        stack, _ = train_clients(engine, start, data, cohort([order]), training)
+        stack, _ = train_clients(engine, start, data, Cohort(counts=np.array([count]), orders=order), training)
         ours.append(np.linalg.norm(stack[0] - eager) / np.linalg.norm(eager - start))
         theirs.append(np.linalg.norm(other - eager) / np.linalg.norm(eager - start))
     assert np.median(ours) <= 2 * np.median(theirs) + 2e-6
@@ -84,7 +84,7 @@ def trained_eagerly(
         optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), rate)
     else:
         optimizer = torch.optim.SGD(model.parameters(), rate, training.momentum)
-    for batch in np.split(order[0], range(training.batch_size, len(order[0]), training.batch_size)):
+    for batch in np.split(order, range(training.batch_size, len(order), training.batch_size)):
         optimizer.zero_grad()
         inputs = torch.from_numpy(batch_inputs(data.inputs[batch])).contiguous(memory_format=layout)
         torch.nn.functional.cross_entropy(model(inputs), torch.from_numpy(data.labels[batch])).backward()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedsim.coreml.contract import Contract
 from fedsim.data.dataset import Examples
-from fedsim.seeds import generator
+from fedsim.seeds import key
 from fedsim.training import reference
 from fedsim.training.native import library
 from fedsim.training.native.engine import Engine, train_client
@@ -18,14 +18,14 @@ from fedsim.updates import LocalTraining, Weights
 from tests.training.native.networks import SGD, Chain, chains, examples, lenet, start
 
 ONE_STEP = replace(SGD, batch_size=64)
-Train = Callable[[Weights, Examples, LocalTraining, np.random.Generator], list[float]]
+Train = Callable[[Weights, Examples, LocalTraining, np.uint64], list[float]]
 
 
 def moved(train: Train, contract: Contract, data: Examples, training: LocalTraining) -> tuple[Weights, list[float]]:
     """How far ``train`` moves the weights, and the losses it reports."""
     weights = start(contract)
     before = weights.copy()
-    losses = train(weights, data, training, generator(5, "shuffle"))
+    losses = train(weights, data, training, key(5, "shuffle"))
     return weights - before, losses
 
 

@@ -9,10 +9,10 @@ import torch
 from fedsim.coreml import interpret
 from fedsim.coreml.contract import Contract
 from fedsim.data.dataset import Examples
-from fedsim.seeds import generator
+from fedsim.seeds import key
 from fedsim.training import reference
 from fedsim.training.native import library
-from fedsim.training.native.engine import Engine, cohort, epoch_orders, train_client, train_clients
+from fedsim.training.native.engine import Cohort, Engine, train_client, train_clients
 from fedsim.updates import LocalTraining, Weights
 from tests.training.native.networks import Chain, examples, start
 
@@ -45,8 +45,8 @@ def test_as_the_reference(name: str, variant: str) -> None:
     contract, training = network(), TRAININGS[name]
     data = examples(contract, 23)
     ours, theirs = start(contract), start(contract)
-    our_losses = train_client(Engine(contract, variant), ours, data, training, generator(1, "shuffle"))
-    their_losses = reference.train_client(contract, theirs, data, training, generator(1, "shuffle"))
+    our_losses = train_client(Engine(contract, variant), ours, data, training, key(1, "shuffle"))
+    their_losses = reference.train_client(contract, theirs, data, training, key(1, "shuffle"))
     np.testing.assert_allclose(our_losses, their_losses, rtol=1e-5)
     assert np.linalg.norm(ours - theirs) <= 2e-5 * np.linalg.norm(theirs - start(contract))
 
@@ -56,9 +56,10 @@ def test_weight_decay_as_torch(optimizer: str) -> None:
     contract = network()
     training = replace(TRAININGS[optimizer], epochs=1)
     data = examples(contract, 23)
-    order = epoch_orders(np.arange(23), training, generator(1, "shuffle"))
-    stack, _ = train_clients(Engine(contract), start(contract), data, cohort([order]), training, weight_decay=0.1)
-    theirs = decayed(contract, data, order[0], optimizer, training)
+    order = np.random.default_rng(1).permutation(23)
+    alone = Cohort(counts=np.array([23]), orders=order)
+    stack, _ = train_clients(Engine(contract), start(contract), data, alone, training, weight_decay=0.1)
+    theirs = decayed(contract, data, order, optimizer, training)
     assert np.linalg.norm(stack[0] - theirs) <= 2e-5 * np.linalg.norm(theirs - start(contract))
 
 
@@ -86,7 +87,7 @@ def test_adam_without_epsilon_leaves_what_has_no_gradient() -> None:
     silent = Examples(inputs=np.zeros_like(data.inputs), labels=data.labels)
     weights = start(contract)
     before = weights.copy()
-    train_client(Engine(contract), weights, silent, replace(ADAM, epsilon=0.0), generator(1, "shuffle"))
+    train_client(Engine(contract), weights, silent, replace(ADAM, epsilon=0.0), key(1, "shuffle"))
     convolution = contract.slots[0].count
     np.testing.assert_array_equal(weights[:convolution], before[:convolution])
     assert np.isfinite(weights).all()
@@ -97,6 +98,6 @@ def test_a_diverged_model_shows() -> None:
     contract = network()
     weights = start(contract)
     weights[0] = np.nan
-    losses = train_client(Engine(contract), weights, examples(contract, 5), PLAIN, generator(1, "shuffle"))
+    losses = train_client(Engine(contract), weights, examples(contract, 5), PLAIN, key(1, "shuffle"))
     assert np.isnan(losses).all()
     assert np.isnan(weights).all()

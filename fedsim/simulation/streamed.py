@@ -1,0 +1,47 @@
+"""A whole cohort as one phone, for strategies that need no more of it than its mean: nothing grows with the cohort.
+
+The weighted mean of one reply is that reply, so a linear strategy makes of the cohort's mean what it would have made
+of all its replies, up to the order in which they are added.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from fedsim.simulation.grid import Phones
+from fedsim.strategies import draw_cohort
+from fedsim.updates import Mean, Orders, Updates
+
+
+def cohort_phone(clients: int, cohort: int, seed: int, mean: Callable[[Orders], Mean]) -> Phones:
+    """One phone that, told to train, draws the round's ``cohort`` of ``clients`` and answers with its ``mean``."""
+
+    def train(orders: Orders) -> Updates:
+        return _as_one(mean(replace(orders, clients=draw_cohort(seed, orders.round, clients, cohort))), orders)
+
+    return Phones(clients=1, train=train, evaluate=_nobody)
+
+
+def _as_one(found: Mean, orders: Orders) -> Updates:
+    """The mean as the update of the one phone asked; a failure where no phone of the cohort succeeded."""
+    if not len(found.weights):
+        failed = [replace(one, client=int(orders.clients[0])) for one in found.failures[:1]]
+        return Updates(
+            clients=orders.clients[:0],
+            weights=np.empty((0, 0), np.float32),
+            examples=found.examples[:0],
+            metrics={},
+            failures=tuple(failed),
+        )
+    shares = found.examples / found.examples.sum()
+    return Updates(
+        clients=orders.clients,
+        weights=found.weights[np.newaxis],
+        examples=found.examples.sum(keepdims=True),
+        metrics={name: (shares @ values)[np.newaxis] for name, values in found.metrics.items()},
+    )
+
+
+def _nobody(orders: Orders) -> Updates:
+    raise ValueError("a cohort that is one phone is only ever told to train")
