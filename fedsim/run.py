@@ -133,13 +133,18 @@ def _run(
     config = federation.config
     if "FLWR_LOG_LEVEL" not in os.environ:
         logging.getLogger("flwr").setLevel(logging.WARNING)
-    if not (folder / results.CLIENTS).exists():
-        write_partition(federation, folder)  # before the first round, for it may be a reason not to have one
     results.write_json(folder / results.SUMMARY, {"status": "running"})
     try:
         with open_engine(federation) as engine:
+            page = (
+                None
+                if (folder / results.CLIENTS).exists()
+                else engine.aside.submit(write_partition, federation, folder)
+            )
             central = CentralTraining(engine, federation) if config.baselines.central else None
             weights, accuracy = _play(federation, folder, engine, inner, central, listen)
+            if page:
+                page.result()
             _write_clients(federation, folder, accuracy)
             _write_baselines(federation, folder, engine, central)
         summary = _finish(federation, folder, weights, accuracy, time.perf_counter() - began)

@@ -1,6 +1,8 @@
 """Whole runs: what they write, that workers cannot change it, and how they end when they cannot go on."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from fedsim import ConfigError, RunError, resume, run
 from fedsim.coreml.contract import read_contract, weights_id
 from fedsim.coreml.weights import read_weights
 from fedsim.data.dataset import Dataset, Examples
-from tests.small import TEST, TRAIN, small_config, small_dataset
+from tests.small import TEST, TRAIN, small_config, small_dataset, write_small_dataset
 
 EVERY_FILE = {
     "config.json",
@@ -46,6 +48,22 @@ def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
     baselines = json.loads((record.folder / "baselines.json").read_text())
     assert baselines["central"]["curve"][-1]["examples"] >= baselines["examples"] == 3 * TRAIN // 3
     assert len(baselines["local_only"]["clients"]) == 2
+
+
+def test_a_native_run_does_without_torch_and_ray(tmp_path: Path) -> None:
+    write_small_dataset(tmp_path / "small.npz")
+    config = small_config(
+        tmp_path / "run",
+        data={"source": str(tmp_path / "small.npz")},
+        baselines={"central": True, "local_only": 1},
+        speed={"engine": "native"},
+    )
+    program = (
+        "import sys; from fedsim import RunConfig, run; run(RunConfig.model_validate_json(sys.argv[1])); "
+        "print([name for name in ('torch', 'ray', 'coremltools') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, config.model_dump_json()]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1] == "[]"
 
 
 def test_the_two_model_files_hold_the_same_trained_weights(tmp_path: Path) -> None:
