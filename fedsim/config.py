@@ -54,7 +54,11 @@ class Model(Table):
 
 
 class Training(Table):
-    """How a phone trains in a round. What is not given is the model's own setting."""
+    """How a phone trains in a round. What is not given is the model's own setting.
+
+    ``weight_decay`` adds that multiple of the weights to their gradient; a model file has no place for it, so iPhones
+    train without.
+    """
 
     epochs: int | None = Field(default=None, ge=1, le=MOST)
     batch_size: int | None = Field(default=None, ge=1, le=MOST)
@@ -62,6 +66,7 @@ class Training(Table):
     learning_rate: float | None = Field(default=None, gt=0)
     momentum: float | None = Field(default=None, ge=0, lt=1)
     epsilon_form: Literal["torch", "mps"] | None = None
+    weight_decay: float | None = Field(default=None, ge=0)
 
 
 class Baselines(Table):

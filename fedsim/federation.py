@@ -204,6 +204,7 @@ def _resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | Non
         learning_rate=training.learning_rate,
         momentum=training.momentum if sgd else None,
         epsilon_form=None if sgd else training.epsilon_form,
+        weight_decay=training.weight_decay,
     )
     return config.model_copy(update={"data": data, "training": settings})
 

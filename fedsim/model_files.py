@@ -13,7 +13,7 @@ from fedsim.coreml.weights import read_weights, write_weights
 from fedsim.federation import first_weights, read_model
 from fedsim.files import write_atomically
 
-_NOT_IN_FILES = ("epsilon_form", "proximal_mu")
+_NOT_IN_FILES = ("epsilon_form", "proximal_mu", "weight_decay")
 _OTHER_OPTIMIZERS = {"sgd": ("beta1", "beta2", "epsilon"), "adam": ("momentum",)}
 
 

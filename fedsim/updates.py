@@ -21,7 +21,9 @@ class LocalTraining:
     ``epsilon_form`` says where Adam adds epsilon (Kingma & Ba 2015, section 2): ``"torch"`` after the
     bias correction, ``m_hat / (sqrt(v_hat) + eps)``; ``"mps"`` before it, ``lr_t * m / (sqrt(v) + eps)``
     with ``lr_t = lr * sqrt(1 - beta2^t) / (1 - beta1^t)``, as Apple's Metal Performance Shaders document.
-    ``proximal_mu`` is FedProx's (Li et al. 2020, equation 2): the loss gains ``mu/2 * |w - w_global|^2``.
+    ``proximal_mu`` is FedProx's (Li et al. 2020, equation 2): the loss gains ``mu/2 * |w - w_global|^2``;
+    with ``weight_decay`` it gains ``weight_decay/2 * |w|^2``. Neither has a place in a model file: only simulated
+    phones know them.
     """
 
     epochs: int
@@ -35,6 +37,7 @@ class LocalTraining:
     epsilon_form: Literal["torch", "mps"] = "torch"
     shuffle: bool = True
     proximal_mu: float = 0.0
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

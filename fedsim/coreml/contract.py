@@ -92,7 +92,7 @@ def read_contract(data: bytes) -> Contract:
 def with_training(contract: Contract, training: LocalTraining) -> Contract:
     """The same contract with ``training`` as its file's defaults; weights and everything else stay.
 
-    ``epsilon_form`` and ``proximal_mu``, for which a file has no place, are kept beside it.
+    ``epsilon_form``, ``proximal_mu`` and ``weight_decay``, for which a file has no place, are kept beside it.
 
     Raises:
         ValueError: as ``check_training``.
@@ -107,7 +107,7 @@ def with_training(contract: Contract, training: LocalTraining) -> Contract:
 def check_training(contract: Contract, training: LocalTraining) -> None:
     """Refuses training settings that a phone with this contract would refuse.
 
-    ``shuffle``, ``epsilon_form`` and ``proximal_mu`` are not constrained by a model file.
+    ``shuffle``, ``epsilon_form``, ``proximal_mu`` and ``weight_decay`` are not constrained by a model file.
 
     Raises:
         ValueError: names the key, the value given and what is allowed.

@@ -83,7 +83,7 @@ def read_settings(update: Any) -> tuple[LocalTraining, dict[str, Allowed]]:
 def write_settings(update: Any, training: LocalTraining) -> None:
     """Makes ``training`` the defaults of a ``NetworkUpdateParameters`` message that has its optimizer's fields.
 
-    ``epsilon_form`` and ``proximal_mu`` have no place in the format and stay out.
+    ``epsilon_form``, ``proximal_mu`` and ``weight_decay`` have no place in the format and stay out.
     """
     for key, field in _present_fields(update, training.optimizer).items():
         field.defaultValue = getattr(training, key)

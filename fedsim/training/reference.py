@@ -27,7 +27,7 @@ def train_client(
 
     Batches follow the device: where ``training.shuffle`` says so, the examples are shuffled anew each epoch under
     ``key`` (`batches.epoch_orders`); the last batch of an epoch is used at its own size; optimizer state starts at
-    zero. The reported loss leaves FedProx's term out.
+    zero. The reported loss leaves FedProx's term and the weights' decay out.
     """
     train = trainer(contract, weights, examples, training)
     orders = epoch_orders(np.array([len(examples.labels)]), np.array([key]), training.epochs, shuffle=training.shuffle)
@@ -54,6 +54,9 @@ def trainer(
         objective = loss
         for key, origin in start.items():
             objective = objective + training.proximal_mu / 2 * (parameters[key] - origin).square().sum()
+        if training.weight_decay:
+            squares = [parameter.square().sum() for parameter in parameters.values()]
+            objective = objective + training.weight_decay / 2 * torch.stack(squares).sum()
         optimizer.zero_grad()
         objective.backward()
         optimizer.step()

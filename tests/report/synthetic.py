@@ -212,6 +212,7 @@ def _config(clients: int, cohort: int, rounds: int, alpha: float, seed: int) -> 
             "learning_rate": 0.05,
             "momentum": 0.9,
             "epsilon_form": None,
+            "weight_decay": 0.0,
         },
         "baselines": {"central": True, "local_only": 5},
         "speed": {"workers": 2, "engine": "torch", "aggregation": "streamed"},

@@ -93,21 +93,20 @@ def train_clients(
     training: LocalTraining,
     *,
     threads: int = 1,
-    weight_decay: float = 0.0,
     out: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Train a cohort's clients from ``weights``: the stack ``float32[C, P]`` and mean losses ``float64[C, epochs]``.
 
     The result depends on neither ``threads`` nor the company a client is in, bit for bit. Batches, optimizer and
-    losses are those of `training.reference.train_client`; ``weight_decay`` adds that multiple of the weights to their
-    gradient. A client without examples keeps the weights, and its loss is not a number. ``out`` is the stack to fill.
+    losses are those of `training.reference.train_client`. A client without examples keeps the weights, and its loss is
+    not a number. ``out`` is the stack to fill.
 
     Raises:
         ValueError: an array is not of the type or shape described, or an order names a row that does not exist.
     """
     stack = np.empty((len(clients.counts), engine.program.parameters), np.float32) if out is None else out
     _expect("out", stack, np.float32, (len(clients.counts), engine.program.parameters))
-    losses = _train(engine, weights, examples, clients, training, threads, weight_decay, stack=stack)
+    losses = _train(engine, weights, examples, clients, training, threads, stack=stack)
     return stack, losses
 
 
@@ -120,7 +119,6 @@ def sum_clients(
     training: LocalTraining,
     *,
     threads: int = 1,
-    weight_decay: float = 0.0,
 ) -> tuple[Weights, NDArray[np.float64]]:
     """As `train_clients`, but ``shares @ stack`` as ``float32[P]`` in place of the stack, whose memory is never needed.
 
@@ -129,9 +127,7 @@ def sum_clients(
     """
     _expect("shares", shares, np.float64, (len(clients.counts),))
     total, slots = np.zeros(engine.program.parameters, np.float32), min(len(clients.counts), SLOTS)
-    losses = _train(
-        engine, weights, examples, clients, training, threads, weight_decay, slots, shares=shares, sum=total
-    )
+    losses = _train(engine, weights, examples, clients, training, threads, slots, shares=shares, sum=total)
     return total, losses
 
 
@@ -154,7 +150,7 @@ def sum_slots(
     """
     _expect("shares", shares, np.float64, (len(clients.counts),))
     sums = np.zeros((slots, engine.program.parameters), np.float32)
-    losses = _train(engine, weights, examples, clients, training, threads, 0.0, slots, shares=shares, sums=sums)
+    losses = _train(engine, weights, examples, clients, training, threads, slots, shares=shares, sums=sums)
     return sums, losses
 
 
@@ -197,7 +193,6 @@ def train_on(
         Cohort(counts=np.array([len(order)]), orders=order),
         once,
         1,
-        0.0,
         stack=weights[np.newaxis],
         state=state.moments,
         state_steps=state.steps,
@@ -239,7 +234,6 @@ def _train(
     clients: Cohort,
     training: LocalTraining,
     threads: int,
-    weight_decay: float,
     slots: int = 0,
     **results: NDArray[np.float32] | NDArray[np.float64] | Rows,
 ) -> NDArray[np.float64]:
@@ -256,7 +250,7 @@ def _train(
     job = library.TrainJob(
         weights=address(weights),
         examples=given,
-        training=_training(training, weight_decay, int(max(clients.counts, default=1))),
+        training=_training(training, int(max(clients.counts, default=1))),
         clients=len(clients.counts),
         counts=address(clients.counts),
         orders=address(clients.orders),
@@ -320,7 +314,7 @@ def _examples(engine: Engine, examples: Examples) -> tuple[library.Examples, lis
     return given, [inputs, labels]
 
 
-def _training(training: LocalTraining, weight_decay: float, most: int) -> library.Training:
+def _training(training: LocalTraining, most: int) -> library.Training:
     """The settings; a batch is never larger than the largest client, lest memory be set aside for nothing."""
     return library.Training(
         epochs=training.epochs,
@@ -333,7 +327,7 @@ def _training(training: LocalTraining, weight_decay: float, most: int) -> librar
         beta2=training.beta2,
         epsilon=training.epsilon,
         proximal_mu=training.proximal_mu,
-        weight_decay=weight_decay,
+        weight_decay=training.weight_decay,
     )
 
 

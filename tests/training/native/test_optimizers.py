@@ -27,6 +27,8 @@ TRAININGS = {
     "proximal": replace(PLAIN, proximal_mu=0.5),
     "proximal momentum": replace(PLAIN, momentum=0.5, proximal_mu=0.5),
     "proximal adam": replace(ADAM, proximal_mu=0.5, epsilon=1e-4),
+    "decayed momentum": replace(PLAIN, momentum=0.5, weight_decay=0.1),
+    "decayed adam, epsilon first": replace(ADAM, epsilon_form="mps", epsilon=1e-4, weight_decay=0.1),
     "in order": replace(PLAIN, shuffle=False),
 }
 
@@ -54,11 +56,11 @@ def test_as_the_reference(name: str, variant: str) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_weight_decay_as_torch(optimizer: str) -> None:
     contract = network()
-    training = replace(TRAININGS[optimizer], epochs=1)
+    training = replace(TRAININGS[optimizer], epochs=1, weight_decay=0.1)
     data = examples(contract, 23)
     order = np.random.default_rng(1).permutation(23)
     alone = Cohort(counts=np.array([23]), orders=order)
-    stack, _ = train_clients(Engine(contract), start(contract), data, alone, training, weight_decay=0.1)
+    stack, _ = train_clients(Engine(contract), start(contract), data, alone, training)
     theirs = decayed(contract, data, order, optimizer, training)
     assert np.linalg.norm(stack[0] - theirs) <= 2e-5 * np.linalg.norm(theirs - start(contract))
 
