@@ -32,6 +32,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ("resume",),
         ("partition",),
         ("doctor",),
+        ("bench",),
         ("model",),
         *(("model", verb) for verb in ("build", "describe", "check")),
     ],
