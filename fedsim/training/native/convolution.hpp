@@ -13,38 +13,67 @@ namespace fedsim::VARIANT {
 constexpr int kPositions = kRegisters == 32 ? 14 : 6;
 constexpr int kTaps = kRegisters == 32 ? 12 : 6;
 
+// What a convolution reads and writes: `rows` rows of outputs, those of a row `channels` floats apart and their inputs
+// `step`. `bias` may be null.
+struct Sweep {
+    const float* x;
+    int64_t x_row, step;
+    Runs taps;
+    const float *weights, *bias;
+    int64_t channels;
+    float* y;
+    int64_t y_row, rows;
+};
+
+constexpr int kReach = 5;  // positions that are addressed from one pointer: more would need more registers than there are
+
+// The outputs of `parts` parts of Positions neighbours, from `position` on in every row, and Vectors vectors of channels.
 template <int Positions, int Vectors>
-BY_ITSELF void convolve_tile(const float* x, int64_t step, const Runs& taps, const float* weights, int64_t channels,
-                             const float* bias, float* y) {
-    Floats sums[Positions][Vectors];
-    UNROLLED for (int p = 0; p < Positions; ++p)
-        UNROLLED for (int v = 0; v < Vectors; ++v) sums[p][v] = bias ? load(bias + v * LANES) : Floats{};
-    for (int64_t run = 0; run < taps.count; ++run) {
-        const float* tap = x + taps.offsets[run];
-        for (int64_t i = 0; i < taps.length; ++i, ++tap, weights += channels) {
-            Floats w[Vectors];
-            UNROLLED for (int v = 0; v < Vectors; ++v) w[v] = load(weights + v * LANES);
-            UNROLLED for (int p = 0; p < Positions; ++p) {
-                Floats input = broadcast(tap[p * step]);
-                UNROLLED for (int v = 0; v < Vectors; ++v) sums[p][v] += input * w[v];
+BY_ITSELF void convolve_tile(const Sweep& sweep, int64_t position, int64_t parts, int64_t channel) {
+    const int64_t step = sweep.step, channels = sweep.channels;
+    for (int64_t row = 0; row < sweep.rows; ++row)
+        for (int64_t part = 0; part < parts; ++part) {
+            const int64_t at = position + part * Positions;
+            const float* corner = sweep.x + row * sweep.x_row + at * step;
+            const float* weights = sweep.weights + channel;
+            Floats sums[Positions][Vectors];
+            UNROLLED for (int v = 0; v < Vectors; ++v) {
+                const Floats bias = sweep.bias ? load(sweep.bias + channel + v * LANES) : Floats{};
+                UNROLLED for (int p = 0; p < Positions; ++p) sums[p][v] = bias;
             }
+            for (int64_t run = 0; run < sweep.taps.count; ++run) {
+                const float* taps[] = {opaque(corner + sweep.taps.offsets[run]), nullptr, nullptr};
+                taps[1] = opaque(taps[0] + kReach * step);
+                taps[2] = opaque(taps[1] + kReach * step);
+                for (int64_t i = 0; i < sweep.taps.length; ++i, weights += channels) {
+                    Floats w[Vectors];
+                    UNROLLED for (int v = 0; v < Vectors; ++v) w[v] = load(weights + v * LANES);
+                    UNROLLED for (int p = 0; p < Positions; ++p) {
+                        Floats input = broadcast(taps[p / kReach][p % kReach * step]);
+                        UNROLLED for (int v = 0; v < Vectors; ++v) sums[p][v] += input * w[v];
+                    }
+                    UNROLLED for (int t = 0; t < 3; ++t) ++taps[t];
+                }
+            }
+            float* y = sweep.y + row * sweep.y_row + at * channels + channel;
+            UNROLLED for (int p = 0; p < Positions; ++p)
+                UNROLLED for (int v = 0; v < Vectors; ++v) store(y + p * channels + v * LANES, sums[p][v]);
         }
-    }
-    UNROLLED for (int p = 0; p < Positions; ++p)
-        UNROLLED for (int v = 0; v < Vectors; ++v) store(y + p * channels + v * LANES, sums[p][v]);
 }
 
-// One row of `width` outputs, `channels` each and apart; the inputs of neighbours are `step` floats apart.
-static void convolve_row(const float* x, int64_t step, const Runs& taps, const float* weights, int64_t channels,
-                         const float* bias, int64_t width, float* y) {
-    int64_t part = even_part(width, kPositions);
-    for (int64_t c = 0; c < channels;) {
-        int64_t vectors = channels - c >= 2 * LANES ? 2 : 1;
-        for (int64_t p = 0; p < width; p += part)
-            with_constant<kPositions>(width - p < part ? width - p : part, [&](auto positions) {
-                auto tile = vectors == 2 ? convolve_tile<positions.value, 2> : convolve_tile<positions.value, 1>;
-                tile(x + p * step, step, taps, weights + c, channels, bias ? bias + c : nullptr, y + p * channels + c);
+// Rows of `width` outputs each.
+static void convolve_rows(const Sweep& sweep, int64_t width) {
+    const int64_t part = even_part(width, kPositions), whole = width / part, rest = width % part;
+    for (int64_t c = 0; c < sweep.channels;) {
+        const int64_t vectors = sweep.channels - c >= 2 * LANES ? 2 : 1;
+        auto run = [&](int64_t position, int64_t parts, int64_t size) {
+            with_constant<kPositions>(size, [&](auto n) {
+                auto tile = vectors == 2 ? convolve_tile<n.value, 2> : convolve_tile<n.value, 1>;
+                tile(sweep, position, parts, c);
             });
+        };
+        run(0, whole, part);
+        if (rest) run(whole * part, 1, rest);
         c += vectors * LANES;
     }
 }
@@ -55,12 +84,27 @@ INLINE const float* window(const SpatialPlan& plan, const float* x, int64_t row)
 
 INLINE int64_t window_step(const SpatialPlan& plan) { return plan.step.stride_width * plan.in.channels; }
 
+// `rows` rows of a convolution's outputs from `row` on, before its activation.
+static void convolve_forward(const SpatialPlan& plan, const float* image, const float* x, int64_t row, int64_t rows,
+                             float* y, int64_t y_row) {
+    const Sweep sweep{window(plan, x, row),
+                      plan.step.stride_height * plan.in.row,
+                      window_step(plan),
+                      plan.taps,
+                      image + plan.step.weights,
+                      image + plan.step.bias,
+                      plan.out_channels,
+                      y,
+                      y_row,
+                      rows};
+    convolve_rows(sweep, plan.columns);
+}
+
 // y = activation(convolution(x)) of one example; x points to the map's first float, border included.
 static void convolve(const SpatialPlan& plan, const float* image, const float* x, float* y) {
+    convolve_forward(plan, image, x, 0, plan.rows, y + plan.out.origin, plan.out.row);
     for (int64_t row = 0; row < plan.rows; ++row) {
         float* out = y + plan.out.origin + row * plan.out.row;
-        convolve_row(window(plan, x, row), window_step(plan), plan.taps, image + plan.step.weights, plan.out_channels,
-                     image + plan.step.bias, plan.columns, out);
         activate(plan.step.activation, out, plan.columns * plan.out_channels);
         if (plan.step.activation == Activation::sigmoid)
             clear_padding(out, plan.columns, plan.step.out_channels, plan.out_channels);
@@ -169,9 +213,10 @@ static void turn_weights(const SpatialPlan& plan, const float* weights, float* t
 // dx = d loss / d x of one example, border included.
 static void input_gradient(const SpatialPlan& plan, const float* turned, const float* spread, float* dx) {
     const int64_t rows = plan.in.size / plan.in.row, columns = plan.in.row / plan.in.channels;
-    for (int64_t row = 0; row < rows; ++row)
-        convolve_row(spread + row * plan.spread.row, plan.spread.channels, plan.back, turned, plan.in.channels, nullptr,
-                     columns, dx + row * plan.in.row);
+    const Sweep sweep{spread, plan.spread.row,      plan.spread.channels, plan.back,
+                      turned, nullptr,              plan.in.channels,     dx,
+                      plan.in.row, rows};
+    convolve_rows(sweep, columns);
 }
 
 }  // namespace fedsim::VARIANT

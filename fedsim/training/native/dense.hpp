@@ -13,56 +13,90 @@
 namespace fedsim::VARIANT {
 
 constexpr int kOutputs = kRegisters == 32 ? 10 : 5;   // of a tile, trained at once
-constexpr int kDotOutputs = 5, kDotExamples = kRegisters == 32 ? 4 : 2;
+constexpr int kDotOutputs = 5;
+constexpr int kDotVectors = kRegisters == 32 ? 5 : 2;  // of LANES / kFew examples
 constexpr int kTogether = kRegisters == 32 ? 2 : 1;  // examples
 constexpr int64_t kTileSize = kTile * kWide;
 constexpr int64_t kLine = 16;   // floats in a cache line
 constexpr int64_t kHalfLines = kTileSize / kLine / 2;
 constexpr int64_t kGroup = 10;  // tiles
 
-// y[example][output] = weights . x + bias for a few of each; lanes run along the inputs and are added up at the end.
-// `soon` are weights that the next calls will want: each call fetches its share of them, `lines` a block.
-template <int Examples>
-BY_ITSELF void dot_tile(const float* weights, const Batch& x, int64_t example, int64_t blocks, const float* bias,
-                        const Batch& y, int64_t output, int64_t outputs, const float* soon, int64_t lines) {
-    Floats sums[Examples][kDotOutputs] = {};
-    const float* inputs = x.block(example, 0);
-    for (int64_t block = 0; block < blocks; ++block, weights += kTileSize, inputs += x.stride, soon += kTileSize) {
-        for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(soon + line * kLine);
-        UNROLLED for (int64_t v = 0; v < kWide; v += LANES) {
-            Floats input[Examples];
-            UNROLLED for (int b = 0; b < Examples; ++b) input[b] = load(inputs + b * kWide + v);
+// Lanes hold kFew inputs of each of LANES / kFew examples, so that no example's sum is spread over more than kFew lanes.
+// sums[output][example][kFew] += weights x for kDotOutputs outputs, a few vectors of examples and `blocks` of inputs;
+// on the way it fetches as much of the weights that come `next`.
+template <int Vectors>
+BY_ITSELF void dot_tile(const float* weights, const float* x, int64_t stride, int64_t blocks, float* sums,
+                        const float* next) {
+    Floats totals[kDotOutputs][Vectors];
+    UNROLLED for (int o = 0; o < kDotOutputs; ++o)
+        UNROLLED for (int v = 0; v < Vectors; ++v) totals[o][v] = load(sums + o * stride + v * LANES);
+    for (int64_t block = 0; block < blocks; ++block, weights += kTileSize, next += kTileSize)
+        for (int64_t k = 0; k < kWide; k += kFew, x += stride) {
+            if (k < kDotOutputs * kFew) {
+                __builtin_prefetch(next + k / kFew * kWide);
+                __builtin_prefetch(next + k / kFew * kWide + kLine);
+            }
+            Floats input[Vectors];
+            UNROLLED for (int v = 0; v < Vectors; ++v) input[v] = load(x + v * LANES);
             UNROLLED for (int o = 0; o < kDotOutputs; ++o) {
-                Floats w = load(weights + o * kWide + v);
-                UNROLLED for (int b = 0; b < Examples; ++b) sums[b][o] += input[b] * w;
+                Floats w = repeat_four(weights + k + o * kWide);
+                UNROLLED for (int v = 0; v < Vectors; ++v) totals[o][v] += w * input[v];
             }
         }
-    }
-    float totals[Examples][kDotOutputs];
-    UNROLLED for (int b = 0; b < Examples; ++b)
-        UNROLLED for (int o = 0; o < kDotOutputs; ++o) totals[b][o] = sum(sums[b][o]);
-    const int64_t real = outputs - output < kDotOutputs ? outputs - output : kDotOutputs;
-    for (int b = 0; b < Examples; ++b)
-        for (int64_t o = 0; o < real; ++o) y.at(example + b, output + o) = totals[b][o] + bias[output + o];
+    UNROLLED for (int o = 0; o < kDotOutputs; ++o)
+        UNROLLED for (int v = 0; v < Vectors; ++v) store(sums + o * stride + v * LANES, totals[o][v]);
 }
 
-INLINE int64_t dot_offset(const DensePlan& plan, int64_t output) {
-    return output / kTile * plan.in_blocks * kTileSize + output % kTile * kWide;
+// Where the weights of `output` begin that belong to inputs from `block` on.
+INLINE int64_t dot_offset(const DensePlan& plan, int64_t output, int64_t block) {
+    return (output / kTile * plan.in_blocks + block) * kTileSize + output % kTile * kWide;
 }
 
-// y = activation(weights x + bias) for a batch.
-static void multiply(const DensePlan& plan, const float* image, const Batch& x, const Batch& y, int64_t examples) {
-    const int64_t outputs = plan.step.out_channels;
-    const int64_t parts = (examples + kDotExamples - 1) / kDotExamples;
-    const int64_t all_lines = kDotOutputs * kWide / kLine, lines = (all_lines + parts - 1) / parts;
-    for (int64_t output = 0; output < outputs; output += kDotOutputs) {
-        const float* weights = image + plan.step.weights + dot_offset(plan, output);
-        const float* soon = image + plan.step.weights + dot_offset(plan, output + kDotOutputs);
-        for (int64_t b = 0, line = 0; b < examples; b += kDotExamples, line += lines)
-            with_constant<kDotExamples>(examples - b < kDotExamples ? examples - b : kDotExamples, [&](auto n) {
-                dot_tile<n.value>(weights, x, b, plan.in_blocks, image + plan.step.bias, y, output, outputs,
-                                  soon + line * kLine, line < all_lines ? lines : 0);
-            });
+// panel [input / kFew][example][kFew]: a few blocks of a few examples' inputs as dot_tile reads them.
+static void gather_panel(const Batch& x, int64_t example, int64_t examples, int64_t block, int64_t blocks,
+                         int64_t stride, float* panel) {
+    for (int64_t k = block; k < block + blocks; ++k)
+        for (int64_t b = 0; b < examples; ++b) {
+            const float* from = x.block(example + b, k);
+            float* to = panel + (k - block) * (kWide / kFew) * stride + b * kFew;
+            for (int64_t i = 0; i < kWide; i += kFew, to += stride) std::memcpy(to, from + i, sizeof(float) * kFew);
+        }
+}
+
+// y = sums + bias, kFew sums a number.
+static void finish_panel(const DensePlan& plan, const float* bias, const float* sums, int64_t stride, const Batch& y,
+                         int64_t example, int64_t examples) {
+    for (int64_t output = 0; output < plan.step.out_channels; ++output, sums += stride)
+        for (int64_t b = 0; b < examples; ++b) {
+            const float* few = sums + b * kFew;
+            y.at(example + b, output) = (few[0] + few[1]) + (few[2] + few[3]) + bias[output];
+        }
+}
+
+// y = activation(weights x + bias) for a batch. In chunks of inputs that stay in the first-level cache while the
+// weights stream past, each once for a panel of examples.
+static void multiply(const DensePlan& plan, const float* image, const Batch& x, const Batch& y, int64_t examples,
+                     const DotBuffers& buffers) {
+    const int64_t outputs = plan.step.out_channels, part = even_part(examples, kPanel);
+    for (int64_t begin = 0; begin < examples; begin += part) {
+        const int64_t here = examples - begin < part ? examples - begin : part;
+        const int64_t stride = round_up(here, LANES / kFew) * kFew, vectors = stride / LANES;
+        const int64_t most = even_part(vectors, kDotVectors), chunk = even_part(plan.in_blocks, kChunk);
+        std::memset(buffers.sums, 0, sizeof(float) * plan.tiles * kTile * stride);
+        for (int64_t block = 0; block < plan.in_blocks; block += chunk) {
+            const int64_t blocks = plan.in_blocks - block < chunk ? plan.in_blocks - block : chunk;
+            gather_panel(x, begin, here, block, blocks, stride, buffers.panel);
+            for (int64_t output = 0; output < outputs; output += kDotOutputs) {
+                const float* weights = image + plan.step.weights;
+                for (int64_t v = 0; v < vectors; v += most)
+                    with_constant<kDotVectors>(vectors - v < most ? vectors - v : most, [&](auto n) {
+                        dot_tile<n.value>(weights + dot_offset(plan, output, block), buffers.panel + v * LANES, stride,
+                                          blocks, buffers.sums + output * stride + v * LANES,
+                                          weights + dot_offset(plan, output + kDotOutputs, block));
+                    });
+            }
+        }
+        finish_panel(plan, image + plan.step.bias, buffers.sums, stride, y, begin, here);
     }
     for (int64_t block = 0; block < plan.out_blocks; ++block)
         activate(plan.step.activation, y.block(0, block), examples * kWide);

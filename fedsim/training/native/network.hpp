@@ -28,24 +28,37 @@ struct Fractions {
 };
 constexpr Fractions kFractions;
 
+INLINE float number(uint8_t byte) { return kFractions.of[byte]; }
+INLINE float number(float given) { return given; }
+
+// One channel of an example, `width` numbers a row, into a map's places `apart` floats apart.
+template <class T>
+INLINE void read_channel(const T* __restrict from, int64_t height, int64_t width, float* __restrict to, int64_t row,
+                         int64_t apart) {
+    for (int64_t v = 0; v < height; ++v, from += width, to += row)
+        if (apart == 1)
+            for (int64_t u = 0; u < width; ++u) to[u] = number(from[u]);
+        else
+            for (int64_t u = 0; u < width; ++u) to[u * apart] = number(from[u]);
+}
+
 // One example, channels first, into the first map, channels last.
 static void read_example(const Plan& plan, const Examples& examples, int64_t row, float* x) {
     const Map& map = plan.input;
     const int64_t area = map.height * map.width, begin = row * plan.input_channels * area;
     const bool flat = area == 1;  // then the channels themselves are neighbours
-    const int64_t channels = flat ? 1 : plan.input_channels, width = flat ? plan.input_channels : map.width;
-    const int64_t apart = flat ? 1 : map.channels;
-    const uint8_t* bytes = static_cast<const uint8_t*>(examples.inputs) + begin;
-    const float* floats = static_cast<const float*>(examples.inputs) + begin;
-    for (int64_t c = 0; c < channels; ++c)
-        for (int64_t v = 0; v < map.height; ++v) {
-            float* to = x + map.origin + v * map.row + c;
-            const int64_t from = c * area + v * width;
-            if (examples.inputs_are_bytes)
-                for (int64_t u = 0; u < width; ++u) to[u * apart] = kFractions.of[bytes[from + u]];
-            else
-                for (int64_t u = 0; u < width; ++u) to[u * apart] = floats[from + u];
-        }
+    const bool whole = flat || (map.channels == 1 && map.row == map.width);  // then there is but one row
+    const int64_t channels = flat ? 1 : plan.input_channels, apart = flat ? 1 : map.channels;
+    const int64_t height = whole ? 1 : map.height, width = flat ? plan.input_channels : whole ? area : map.width;
+    for (int64_t c = 0; c < channels; ++c) {
+        float* to = x + map.origin + c;
+        if (examples.inputs_are_bytes)
+            read_channel(static_cast<const uint8_t*>(examples.inputs) + begin + c * area, height, width, to, map.row,
+                         apart);
+        else
+            read_channel(static_cast<const float*>(examples.inputs) + begin + c * area, height, width, to, map.row,
+                         apart);
+    }
 }
 
 INLINE float* example_input(const Plan& plan, const Worker& worker, int64_t step, int64_t example) {
@@ -57,12 +70,13 @@ INLINE float* input_gradient_of(const Plan& plan, const Worker& worker, int64_t 
     return step < plan.spatial_count ? worker.spatial[step].input_gradient : worker.last_gradient;
 }
 
-INLINE int32_t* winners_of(const SpatialPlan& step, const SpatialBuffers& buffers, int64_t example) {
-    if (!buffers.winners) return nullptr;
-    return buffers.winners + example * step.out.height * step.out.width * step.out_channels;
+// Of one example.
+template <class T>
+INLINE T* winners_of(const SpatialPlan& step, T* winners, int64_t example) {
+    return winners + example * step.out.height * step.out.width * step.out_channels;
 }
 
-static void forward_step(const Plan& plan, const Worker& worker, int64_t i, int64_t example) {
+static void forward_step(const Plan& plan, const Worker& worker, int64_t i, int64_t example, bool keep) {
     const SpatialPlan& step = plan.spatial[i];
     const SpatialBuffers& buffers = worker.spatial[i];
     const float *image = worker.parameters.values, *x = example_input(plan, worker, i, example);
@@ -70,12 +84,13 @@ static void forward_step(const Plan& plan, const Worker& worker, int64_t i, int6
     switch (step.step.kind) {
         case Kind::convolution:
             if (step.step.pooled)
-                return convolve_and_pool(step, image, x, buffers.rows, y, winners_of(step, buffers, example));
+                return convolve_and_pool(step, image, x, buffers.rows, y,
+                                         keep ? winners_of(step, buffers.corners, example) : nullptr);
             return convolve(step, image, x, y);
         case Kind::grouped_convolution:
             return convolve_groups(step, image, x, y);
         default:
-            return pool(step, x, y, winners_of(step, buffers, example));
+            return pool(step, x, y, winners_of(step, buffers.winners, example));
     }
 }
 
@@ -97,10 +112,10 @@ static void backward_step(const Plan& plan, const Worker& worker, int64_t i, int
         case Kind::convolution:
             bias_gradient(step, g, bias);
             if (scatters(step.step))
-                return scatter_winners(step, x, g, winners_of(step, buffers, example), buffers.turned,
+                return scatter_winners(step, x, g, winners_of(step, buffers.corners, example), buffers.turned,
                                        buffers.turned_gradient, dx, worker.offsets, worker.values);
             if (step.step.pooled)
-                return pooled_weight_gradient(step, x, g, winners_of(step, buffers, example), weights);
+                return pooled_weight_gradient(step, x, g, winners_of(step, buffers.corners, example), weights);
             spread_gradient(step, g, buffers.spread);
             if (step.step.trainable) weight_gradient(step, x, buffers.spread, weights);
             if (dx) input_gradient(step, buffers.turned, buffers.spread, dx);
@@ -109,7 +124,7 @@ static void backward_step(const Plan& plan, const Worker& worker, int64_t i, int
             bias_gradient(step, g, bias);
             return group_gradients(step, worker.parameters.values, x, g, weights, dx);
         default:
-            return pool_gradient(step, g, winners_of(step, buffers, example), dx);
+            return pool_gradient(step, g, winners_of(step, buffers.winners, example), dx);
     }
 }
 
@@ -142,13 +157,13 @@ static void forward(const Plan& plan, const Worker& worker, const Examples& exam
     for (int64_t b = 0; b < count; ++b) {
         const int64_t place = keep ? b : 0;
         read_example(plan, examples, order[b], example_input(plan, worker, 0, place));
-        for (int64_t i = 0; i < plan.spatial_count; ++i) forward_step(plan, worker, i, place);
+        for (int64_t i = 0; i < plan.spatial_count; ++i) forward_step(plan, worker, i, place, keep);
         const float* last = example_input(plan, worker, plan.spatial_count, place);
         gather_last(plan, last, dense_input(plan, worker, 0, count), b);
     }
     for (int64_t i = 0; i < plan.dense_count; ++i)
         multiply(plan.dense[i], worker.parameters.values, dense_input(plan, worker, i, count),
-                 dense_input(plan, worker, i + 1, count), count);
+                 dense_input(plan, worker, i + 1, count), count, worker.dot);
 }
 
 static void backward_dense(const Plan& plan, const Worker& worker, int64_t count, const Rule& rule) {

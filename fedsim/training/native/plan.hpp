@@ -90,6 +90,7 @@ struct SpatialBuffers {
     float* input;             // [capacity][in.size]
     float* input_gradient;    // one example
     int32_t* winners;         // [capacity][out.height][out.width][channels]: where in the input each maximum comes from
+    int32_t* corners;         // the same of a pooled convolution: which of the four under the window won
     float* rows;              // two rows of a convolution before its pooling
     float* spread;
     float* turned;            // weights, transposed for the way back
@@ -99,6 +100,16 @@ struct SpatialBuffers {
 struct DenseBuffers {
     float* input;
     float* input_gradient;
+};
+
+constexpr int64_t kFew = 4;     // neighbouring inputs of one example that a dense layer's forward pass keeps together
+constexpr int64_t kPanel = 20;  // examples that go through a dense layer at once
+constexpr int64_t kChunk = 9;   // blocks of kWide inputs that they do so in
+
+// What a dense layer's forward pass works in, for one panel.
+struct DotBuffers {
+    float* panel;  // [kChunk * kWide / kFew][kPanel][kFew]
+    float* sums;   // [output][kPanel][kFew]
 };
 
 // What one thread trains and evaluates in, for batches of up to `capacity` examples.
@@ -112,6 +123,7 @@ struct Worker {
     float* last_gradient;     // one example
     float* outputs;           // a Batch
     float* output_gradient;   // a Batch
+    DotBuffers dot;
     float* packed;            // a dense layer's output gradient: [tile][example][kTile]
     int32_t* offsets;         // of the winners of one channel
     float* values;            // and their gradients

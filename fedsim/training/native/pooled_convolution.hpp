@@ -24,41 +24,35 @@ INLINE Corners corners_of(const SpatialPlan& plan) {
 // Where in the input the first convolution window under a row of pooling windows begins.
 INLINE int32_t row_start(const Corners& corners, int64_t row) { return static_cast<int32_t>(2 * row) * corners.at[2]; }
 
-// Pools two rows of a convolution's results into one, and writes down where in the input the winners' windows begin;
+// Pools two rows of a convolution's results into one, and unless `corners` is null writes down which of the four won;
 // a tie goes to the first in scan order, as in torch.
-static void pool_rows(const float* upper, const float* lower, int64_t width, int64_t channels, const Corners& corners,
-                      int32_t start, float* y, int32_t* winners) {
-    for (int64_t p = 0; p < width; ++p, start += 2 * corners.at[1])
+static void pool_rows(const float* upper, const float* lower, int64_t width, int64_t channels, float* y,
+                      int32_t* corners) {
+    for (int64_t i = 0; i < width * channels; i += channels, upper += channels, lower += channels)
         for (int64_t c = 0; c < channels; c += LANES) {
-            const float* corner = upper + 2 * p * channels + c;
-            const float* below = lower + 2 * p * channels + c;
-            const float* others[] = {corner, corner + channels, below, below + channels};
-            Floats best = load(corner);
-            Ints winner = broadcast(start);
-            UNROLLED for (int i = 1; i < 4; ++i) {
-                Floats other = load(others[i]);
-                Ints wins = other > best;
-                best = wins ? other : best;
-                winner = wins ? broadcast(start + corners.at[i]) : winner;
+            const Floats four[] = {load(upper + i + c), load(upper + i + channels + c), load(lower + i + c),
+                                   load(lower + i + channels + c)};
+            Floats best = four[0];
+            Ints corner{};
+            UNROLLED for (int q = 1; q < 4; ++q) {
+                Ints wins = four[q] > best;
+                best = wins ? four[q] : best;
+                corner = wins ? broadcast(int32_t{q}) : corner;
             }
-            store(y + p * channels + c, best);
-            store(winners + p * channels + c, winner);
+            store(y + i + c, best);
+            if (corners) store(corners + i + c, corner);
         }
 }
 
 // y = activation(pooling(convolution(x))) of one example.
 static void convolve_and_pool(const SpatialPlan& plan, const float* image, const float* x, float* rows, float* y,
-                              int32_t* winners) {
+                              int32_t* corners) {
     const int64_t channels = plan.out_channels, width = plan.out.width;
-    const Corners corners = corners_of(plan);
     float* lower = rows + plan.columns * channels;
     for (int64_t row = 0; row < plan.out.height; ++row) {
-        for (int64_t half = 0; half < 2; ++half)
-            convolve_row(window(plan, x, 2 * row + half), window_step(plan), plan.taps, image + plan.step.weights,
-                         channels, image + plan.step.bias, plan.columns, half ? lower : rows);
+        convolve_forward(plan, image, x, 2 * row, 2, rows, plan.columns * channels);
         float* out = y + plan.out.origin + row * plan.out.row;
-        pool_rows(rows, lower, width, channels, corners, row_start(corners, row), out,
-                  winners + row * width * channels);
+        pool_rows(rows, lower, width, channels, out, corners ? corners + row * width * channels : nullptr);
         activate(plan.step.activation, out, width * channels);
         if (plan.step.activation == Activation::sigmoid)
             clear_padding(out, width, plan.step.out_channels, channels);
@@ -89,10 +83,9 @@ BY_ITSELF void pooled_weight_gradient_tile(const SpatialPlan& plan, const float*
                 winner[v] = load(winners + v * LANES);
             }
             UNROLLED for (int q = 0; q < 4; ++q) {
-                const int32_t at = start + corners.at[q];
-                const float* taps = opaque(x + at);
+                const float* taps = opaque(x + start + corners.at[q]);
                 Floats share[Vectors];
-                UNROLLED for (int v = 0; v < Vectors; ++v) share[v] = winner[v] == at ? value[v] : Floats{};
+                UNROLLED for (int v = 0; v < Vectors; ++v) share[v] = winner[v] == q ? value[v] : Floats{};
                 UNROLLED for (int r = 0; r < RunsAtOnce; ++r)
                     UNROLLED for (int i = 0; i < Length; ++i) {
                         Floats input = broadcast(taps[offsets[r] + i]);
@@ -168,17 +161,21 @@ BY_ITSELF void scatter_tile(const float* x, float* dx, const int32_t* runs, cons
 }
 
 // The winners of channel c that have a gradient: where their windows begin in the input, and the gradients.
-static int64_t live_winners(const SpatialPlan& plan, const float* g, const int32_t* winners, int64_t c,
-                            int32_t* offsets, float* values) {
+BY_ITSELF int64_t live_winners(const SpatialPlan& plan, const float* g, const int32_t* winners, int64_t c,
+                               int32_t* offsets, float* values) {
+    const Corners corners = corners_of(plan);
     int64_t count = 0;
     for (int64_t row = 0; row < plan.out.height; ++row) {
         const float* value = g + plan.out.origin + row * plan.out.row + c;
-        for (int64_t p = 0; p < plan.out.width; ++p, value += plan.out_channels, winners += plan.out_channels) {
+        int32_t start = row_start(corners, row);
+        for (int64_t p = 0; p < plan.out.width; ++p, start += 2 * corners.at[1]) {
             uint32_t bits;
             std::memcpy(&bits, value, sizeof bits);
-            offsets[count] = *winners;
+            offsets[count] = start + corners.at[*winners];
             values[count] = *value;
             count += (bits << 1) != 0;  // neither zero nor minus zero; shorter than a comparison of floats
+            value += plan.out_channels;
+            winners += plan.out_channels;
         }
     }
     return count;

@@ -54,6 +54,22 @@ INLINE Floats broadcast(float x) { return x - Floats{}; }
 INLINE Ints broadcast(int32_t x) { return x - Ints{}; }
 INLINE Ints load(const int32_t* p) { return *reinterpret_cast<const Ints*>(p); }
 INLINE void store(int32_t* p, Ints v) { *reinterpret_cast<Ints*>(p) = v; }
+
+// Four floats, over and over. The one thing said in the processor's own words: GCC takes a shuffle that says the same
+// through memory, where it costs the dense layers' forward pass half its speed.
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+INLINE Floats repeat_four(const float* p) {
+    Floats repeated;
+#if LANES == 16
+    asm("vbroadcastf32x4 %1, %0" : "=v"(repeated) : "m"(*reinterpret_cast<const Four*>(p)));
+#elif LANES == 8
+    asm("vbroadcastf128 %1, %0" : "=x"(repeated) : "m"(*reinterpret_cast<const Four*>(p)));
+#else
+    repeated = load(p);
+#endif
+    return repeated;
+}
+
 // The second where one is not a number, so that a diverged model stays visibly so.
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 

@@ -40,7 +40,8 @@ SpatialBuffers carve_spatial(Carver& carver, const SpatialPlan& plan, int64_t ca
     const int64_t outputs = plan.out.height * plan.out.width * plan.out_channels;
     buffers.input = carver.take<float>(capacity * plan.in.size);
     if (step.input_gradient) buffers.input_gradient = carver.take<float>(plan.in.size);
-    if (step.kind == Kind::max_pooling || step.pooled) buffers.winners = carver.take<int32_t>(capacity * outputs);
+    if (step.kind == Kind::max_pooling) buffers.winners = carver.take<int32_t>(capacity * outputs);
+    if (step.pooled) buffers.corners = carver.take<int32_t>(capacity * outputs);
     if (step.kind != Kind::convolution) return buffers;
     if (step.pooled) buffers.rows = carver.take<float>(2 * plan.columns * plan.out_channels);
     else buffers.spread = carver.take<float>(plan.spread.size);
@@ -72,16 +73,20 @@ void carve(Carver& carver, const Plan& plan, OwnedWorker& owned, int64_t capacit
         owned.spatial.push_back(carve_spatial(carver, plan.spatial[i], capacity));
     worker.last = carver.take<float>(capacity * plan.last.size);
     worker.last_gradient = carver.take<float>(plan.last.size);
-    int64_t packed = 0, out_blocks = plan.last_blocks;
+    const int64_t panel = std::min(kPanel, (capacity + kFew - 1) / kFew * kFew);
+    int64_t packed = 0, tiles = 0, out_blocks = plan.last_blocks;
     for (int64_t i = 0; i < plan.dense_count; ++i) {
         const DensePlan& step = plan.dense[i];
         float* input = carver.take<float>(step.in_blocks * stride);
         owned.dense.push_back({input, carver.take<float>(step.in_blocks * stride)});
+        tiles = std::max(tiles, step.tiles);
         packed = std::max(packed, step.tiles * capacity * kTile);
         out_blocks = step.out_blocks;
     }
     worker.outputs = carver.take<float>(out_blocks * stride);
     worker.output_gradient = carver.take<float>(out_blocks * stride);
+    worker.dot.panel = carver.take<float>(plan.dense_count ? kChunk * kWide * panel : 0);
+    worker.dot.sums = carver.take<float>(tiles * kTile * panel * kFew);
     worker.packed = carver.take<float>(packed);
     worker.offsets = carver.take<int32_t>(most_windows(plan));
     worker.values = carver.take<float>(most_windows(plan));
