@@ -19,7 +19,7 @@ constexpr int kTogether = kRegisters == 32 ? 2 : 1;  // examples
 constexpr int64_t kTileSize = kTile * kWide;
 constexpr int64_t kLine = 16;   // floats in a cache line
 constexpr int64_t kHalfLines = kTileSize / kLine / 2;
-constexpr int64_t kGroup = 10;  // tiles
+constexpr int64_t kGroup = 5;   // tiles
 
 // Lanes hold kFew inputs of each of LANES / kFew examples, so that no example's sum is spread over more than kFew lanes.
 // sums[output][example][kFew] += weights x for kDotOutputs outputs, a few vectors of examples and `blocks` of inputs;
@@ -132,7 +132,7 @@ INLINE void go_back(const Floats (&w)[kOutputs][2], const float* g, float* dx) {
 // Asks for a line of the weights, and of what else their step will read, at `at` in the image.
 template <Optimizer optimizer, bool pulled>
 INLINE void fetch(const Parameters& parameters, int64_t at) {
-    __builtin_prefetch(parameters.values + at, 1);
+    __builtin_prefetch(parameters.from + at, 1);
     if constexpr (optimizer != Optimizer::sgd) __builtin_prefetch(parameters.first + at, 1);
     if constexpr (optimizer == Optimizer::adam) __builtin_prefetch(parameters.second + at, 1);
     if constexpr (pulled) __builtin_prefetch(parameters.origin + at);
@@ -143,7 +143,7 @@ INLINE void fetch(const Parameters& parameters, int64_t at) {
 template <Optimizer optimizer, bool pulled>
 INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x, const float* g, float* dx,
                        int64_t examples, bool trainable, const Rule& rule, int64_t next) {
-    const float* weights = parameters.values + at;
+    const float* weights = parameters.from + at;
     if (dx) {
         Floats w[kOutputs][2];
         UNROLLED for (int o = 0; o < kOutputs; ++o)

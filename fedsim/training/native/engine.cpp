@@ -92,13 +92,11 @@ void train_client(Engine& engine, Worker& worker, const TrainJob& job, const Ima
     Parameters& parameters = worker.parameters;
     const int64_t moments = moments_of(job.training);
     const size_t bytes = sizeof(float) * start.size();
-    std::memcpy(parameters.values, start.data(), bytes);
     parameters.origin = start.data();
+    parameters.fresh = !job.state;
     float* const held[] = {parameters.first, parameters.second};
-    for (int64_t i = 0; i < moments; ++i) {
-        if (job.state) std::memcpy(held[i], job.state + i * plan.image, bytes);
-        else std::memset(held[i], 0, bytes);
-    }
+    if (job.state)
+        for (int64_t i = 0; i < moments; ++i) std::memcpy(held[i], job.state + i * plan.image, bytes);
     int64_t steps = job.state ? *job.state_steps : 0;
     engine.kernels->train(plan, worker, job.examples, job.training, order, job.counts[client], &steps,
                           job.losses + client * job.training.epochs);
@@ -187,7 +185,7 @@ int evaluate(Engine& engine, const EvaluateJob& job) {
     for_each(engine, blocks, job.threads, kEvaluationBatch, 0, [&](const Worker& leased, int64_t block) {
         const int64_t begin = block * kEvaluationBatch, count = std::min(job.count - begin, kEvaluationBatch);
         Worker worker = leased;
-        worker.parameters.values = image.data();  // read only
+        worker.parameters.from = image.data();
         engine.kernels->evaluate(plan, worker, job.examples, job.order + begin, count, job.losses + begin,
                                  job.correct + begin, job.outputs ? job.outputs + begin * plan.values : nullptr);
     });

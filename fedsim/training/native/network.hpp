@@ -79,7 +79,7 @@ INLINE T* winners_of(const SpatialPlan& step, T* winners, int64_t example) {
 static void forward_step(const Plan& plan, const Worker& worker, int64_t i, int64_t example, bool keep) {
     const SpatialPlan& step = plan.spatial[i];
     const SpatialBuffers& buffers = worker.spatial[i];
-    const float *image = worker.parameters.values, *x = example_input(plan, worker, i, example);
+    const float *image = worker.parameters.from, *x = example_input(plan, worker, i, example);
     float* y = example_input(plan, worker, i + 1, example);
     switch (step.step.kind) {
         case Kind::convolution:
@@ -122,7 +122,7 @@ static void backward_step(const Plan& plan, const Worker& worker, int64_t i, int
             return;
         case Kind::grouped_convolution:
             bias_gradient(step, g, bias);
-            return group_gradients(step, worker.parameters.values, x, g, weights, dx);
+            return group_gradients(step, worker.parameters.from, x, g, weights, dx);
         default:
             return pool_gradient(step, g, winners_of(step, buffers.winners, example), dx);
     }
@@ -162,7 +162,7 @@ static void forward(const Plan& plan, const Worker& worker, const Examples& exam
         gather_last(plan, last, dense_input(plan, worker, 0, count), b);
     }
     for (int64_t i = 0; i < plan.dense_count; ++i)
-        multiply(plan.dense[i], worker.parameters.values, dense_input(plan, worker, i, count),
+        multiply(plan.dense[i], worker.parameters.from, dense_input(plan, worker, i, count),
                  dense_input(plan, worker, i + 1, count), count, worker.dot);
 }
 
@@ -186,7 +186,7 @@ static void backward_spatial(const Plan& plan, const Worker& worker, int64_t cou
     for (int64_t i = 0; i < plan.spatial_count; ++i) {
         const SpatialPlan& step = plan.spatial[i];
         if (step.step.kind != Kind::convolution || !step.step.input_gradient) continue;
-        const float* weights = worker.parameters.values + step.step.weights;
+        const float* weights = worker.parameters.from + step.step.weights;
         scatters(step.step) ? turn_to_patches(step, weights, worker.spatial[i].turned)
                             : turn_weights(step, weights, worker.spatial[i].turned);
         if (scatters(step.step))
@@ -230,13 +230,38 @@ static double train_batch(const Plan& plan, const Worker& worker, const Examples
     return loss;
 }
 
-static void train(const Plan& plan, const Worker& worker, const Examples& examples, const Training& training,
+// What no step will write: all of the image for a client without examples, else frozen weights and the zeros of
+// biases that a layer does not have.
+static void copy_frozen(const Plan& plan, const Parameters& parameters, bool all) {
+    auto copy = [&](int64_t at, int64_t count) {
+        std::memcpy(parameters.values + at, parameters.from + at, sizeof(float) * count);
+    };
+    auto copy_step = [&](const Step& step, int64_t weights, int64_t outputs) {
+        if (!step.trainable) copy(step.weights, weights);
+        if (!step.trainable || !step.has_bias) copy(step.bias, outputs);
+    };
+    if (all) return copy(0, plan.image);
+    for (int64_t i = 0; i < plan.spatial_count; ++i)
+        if (const SpatialPlan& step = plan.spatial[i]; step.weight_count)
+            copy_step(step.step, step.weight_count, step.out_channels);
+    for (int64_t i = 0; i < plan.dense_count; ++i) {
+        const DensePlan& step = plan.dense[i];
+        copy_step(step.step, step.tiles * step.in_blocks * kTileSize, step.out_blocks * kWide);
+    }
+}
+
+static void train(const Plan& plan, const Worker& idle, const Examples& examples, const Training& training,
                   const int64_t* order, int64_t count, int64_t* steps, double* losses) {
+    Worker worker = idle;
+    worker.parameters.from = worker.parameters.origin;
+    copy_frozen(plan, worker.parameters, count == 0);
     for (int64_t epoch = 0; epoch < training.epochs; ++epoch, order += count) {
         double total = 0;
         for (int64_t start = 0; start < count; start += training.batch_size) {
             const int64_t size = count - start < training.batch_size ? count - start : training.batch_size;
             total += train_batch(plan, worker, examples, order + start, size, rule_for(training, ++*steps));
+            worker.parameters.from = worker.parameters.values;
+            worker.parameters.fresh = false;
         }
         losses[epoch] = total / static_cast<double>(count);
     }

@@ -78,12 +78,15 @@ struct Batch {
 
 inline int64_t batch_stride(int64_t examples) { return (examples | 1) * kWide; }
 
-// The weights of one client and the optimizer's state: four images, of which `first` and `second` may be null.
+// The weights of one client and the optimizer's state: images, of which `first` and `second` may be null. A client's
+// first step reads the round's weights and writes its own, so that nobody need copy them; likewise its moments.
 struct Parameters {
     float* values;
+    const float* from;    // the weights before the step: `values`, or before the first step `origin`
+    bool fresh;           // the moments are zero, whatever is written there
     float* first;         // momentum, or Adam's first moment
     float* second;        // Adam's second moment
-    const float* origin;  // the round's weights, for the proximal term
+    const float* origin;  // the round's weights, for the proximal term and the first step
 };
 
 struct SpatialBuffers {
