@@ -25,9 +25,10 @@ struct Sweep {
     int64_t y_row, rows;
 };
 
-constexpr int kReach = 5;  // positions that are addressed from one pointer: more would need more registers than there are
+constexpr int kReach = 5;  // positions addressed from one pointer: more would need more registers than there are
 
-// The outputs of `parts` parts of Positions neighbours, from `position` on in every row, and Vectors vectors of channels.
+// The outputs of `parts` parts of Positions neighbours, from `position` on in every row, and Vectors vectors of
+// channels from `channel` on.
 template <int Positions, int Vectors>
 BY_ITSELF void convolve_tile(const Sweep& sweep, int64_t position, int64_t parts, int64_t channel) {
     const int64_t step = sweep.step, channels = sweep.channels;

@@ -19,9 +19,9 @@ constexpr int kTogether = kRegisters == 32 ? 2 : 1;  // examples
 constexpr int64_t kTileSize = kTile * kWide;
 constexpr int64_t kLine = 16;   // floats in a cache line
 constexpr int64_t kHalfLines = kTileSize / kLine / 2;
-constexpr int64_t kGroup = 5;   // tiles
+constexpr int64_t kGroup = 5;  // tiles
 
-// Lanes hold kFew inputs of each of LANES / kFew examples, so that no example's sum is spread over more than kFew lanes.
+// Lanes hold kFew inputs of each of LANES / kFew examples, so that a sum is spread over no more than kFew lanes.
 // sums[output][example][kFew] += weights x for kDotOutputs outputs, a few vectors of examples and `blocks` of inputs;
 // on the way it fetches as much of the weights that come `next`.
 template <int Vectors>
@@ -130,17 +130,18 @@ INLINE void go_back(const Floats (&w)[kOutputs][2], const float* g, float* dx) {
 }
 
 // Asks for a line of the weights, and of what else their step will read, at `at` in the image.
-template <Optimizer optimizer, bool pulled>
+template <Optimizer optimizer, bool pulled, bool summed>
 INLINE void fetch(const Parameters& parameters, int64_t at) {
     __builtin_prefetch(parameters.from + at, 1);
     if constexpr (optimizer != Optimizer::sgd) __builtin_prefetch(parameters.first + at, 1);
     if constexpr (optimizer == Optimizer::adam) __builtin_prefetch(parameters.second + at, 1);
     if constexpr (pulled) __builtin_prefetch(parameters.origin + at);
+    if constexpr (summed) __builtin_prefetch(parameters.sum + at, 1);
 }
 
 // For kOutputs outputs and two vectors of inputs: dx += g w, unless dx is null, then w steps along g x. On the way it
 // fetches the tile that comes `next`, a line or two an example: so many at once would hold up the loads of this one.
-template <Optimizer optimizer, bool pulled>
+template <Optimizer optimizer, bool pulled, bool summed>
 INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x, const float* g, float* dx,
                        int64_t examples, bool trainable, const Rule& rule, int64_t next) {
     const float* weights = parameters.from + at;
@@ -151,7 +152,7 @@ INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x,
         int64_t b = 0;
         for (; b + kTogether <= examples; b += kTogether) {
             for (int i = 0; i < kTogether; ++i)
-                fetch<optimizer, pulled>(parameters, next + (b < kHalfLines ? b + i : 0) * kLine);
+                fetch<optimizer, pulled, summed>(parameters, next + (b < kHalfLines ? b + i : 0) * kLine);
             go_back<kTogether>(w, g + b * kTile, dx + b * kWide);
         }
         for (; b < examples; ++b) go_back<1>(w, g + b * kTile, dx + b * kWide);
@@ -159,7 +160,7 @@ INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x,
     if (!trainable) return;
     Floats gradient[kOutputs][2] = {};
     for (int64_t b = 0; b < examples; ++b) {
-        fetch<optimizer, pulled>(parameters, next + (b < kHalfLines ? kHalfLines + b : 0) * kLine);
+        fetch<optimizer, pulled, summed>(parameters, next + (b < kHalfLines ? kHalfLines + b : 0) * kLine);
         Floats input[2] = {load(x + b * kWide), load(x + b * kWide + LANES)};
         UNROLLED for (int o = 0; o < kOutputs; ++o) {
             Floats output = broadcast(g[b * kTile + o]);
@@ -168,16 +169,17 @@ INLINE void train_tile(const Parameters& parameters, int64_t at, const float* x,
     }
     UNROLLED for (int o = 0; o < kOutputs; ++o)
         UNROLLED for (int v = 0; v < 2; ++v) {
-            const int64_t place = o * kWide + v * LANES;
-            store(parameters.values + at + place,
-                  stepped<optimizer, pulled>(load(weights + place), gradient[o][v], parameters, at + place, rule));
+            const int64_t place = at + o * kWide + v * LANES;
+            const Floats w = load(parameters.from + place);
+            keep<summed>(parameters, place,
+                         stepped<optimizer, pulled>(w, gradient[o][v], parameters, place, rule));
         }
 }
 
 // A group of tiles after the other, from the last to the first: what the forward pass used last is still in the second-
 // level cache, and what this pass uses last is what the next forward pass begins with. In a group, blocks of inputs
 // outside and tiles inside: a block's x and dx stay in the first-level cache while the weights stream past.
-template <Optimizer optimizer, bool pulled>
+template <Optimizer optimizer, bool pulled, bool summed>
 static void train_weights(const DensePlan& plan, const Parameters parameters, const Batch x, const float* packed,
                           const Batch dx, int64_t examples, const Rule rule) {
     const int64_t down = plan.in_blocks * kTileSize, groups = (plan.tiles + kGroup - 1) / kGroup;
@@ -191,9 +193,10 @@ static void train_weights(const DensePlan& plan, const Parameters parameters, co
                 const int64_t next = tile + 1 < end ? at + down : at - (tile - begin) * down + kTileSize;
                 for (int64_t o = 0; o < kTile; o += kOutputs)
                     for (int64_t v = 0; v < kWide; v += 2 * LANES)
-                        train_tile<optimizer, pulled>(parameters, at + o * kWide + v, x.block(0, block) + v,
-                                                      packed + tile * examples * kTile + o, back ? back + v : nullptr,
-                                                      examples, plan.step.trainable, rule, next);
+                        train_tile<optimizer, pulled, summed>(parameters, at + o * kWide + v, x.block(0, block) + v,
+                                                              packed + tile * examples * kTile + o,
+                                                              back ? back + v : nullptr, examples,
+                                                              plan.step.trainable, rule, next);
             }
         }
     }
@@ -205,11 +208,16 @@ static void train_dense(const DensePlan& plan, const Parameters& parameters, con
                         const Batch& dx, int64_t examples, float* packed, const Rule& rule) {
     pack_gradient(plan, g, examples, packed);
     constexpr auto sgd = Optimizer::sgd, momentum = Optimizer::momentum, adam = Optimizer::adam;
-    using Function = decltype(&train_weights<sgd, false>);
-    static constexpr Function functions[3][2] = {{train_weights<sgd, false>, train_weights<sgd, true>},
-                                                 {train_weights<momentum, false>, train_weights<momentum, true>},
-                                                 {train_weights<adam, false>, train_weights<adam, true>}};
-    functions[static_cast<int>(rule.optimizer)][rule.pulled](plan, parameters, x, packed, dx, examples, rule);
+    using Function = decltype(&train_weights<sgd, false, false>);
+    static constexpr Function functions[3][2][2] = {
+        {{train_weights<sgd, false, false>, train_weights<sgd, false, true>},
+         {train_weights<sgd, true, false>, train_weights<sgd, true, true>}},
+        {{train_weights<momentum, false, false>, train_weights<momentum, false, true>},
+         {train_weights<momentum, true, false>, train_weights<momentum, true, true>}},
+        {{train_weights<adam, false, false>, train_weights<adam, false, true>},
+         {train_weights<adam, true, false>, train_weights<adam, true, true>}}};
+    functions[static_cast<int>(rule.optimizer)][rule.pulled][parameters.sum != nullptr](plan, parameters, x, packed, dx,
+                                                                                       examples, rule);
     if (!plan.step.trainable || !plan.step.has_bias) return;
     for (int64_t block = 0; block < plan.out_blocks; ++block) {
         float total[kWide] = {};

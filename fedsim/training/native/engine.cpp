@@ -85,15 +85,19 @@ bool rows_exist(const Plan& plan, const Examples& examples, const int64_t* order
     });
 }
 
-// Trains one client from the round's image; the worker's image is the result.
+// Trains one client from the round's image. Its share of the result goes to `sum`, as the `first` of it or to what is
+// there; without a sum the worker's image is the result.
 void train_client(Engine& engine, Worker& worker, const TrainJob& job, const Image& start, const int64_t* order,
-                  int64_t client) {
+                  int64_t client, float* sum, bool first) {
     const Plan& plan = engine.plan();
     Parameters& parameters = worker.parameters;
     const int64_t moments = moments_of(job.training);
     const size_t bytes = sizeof(float) * start.size();
     parameters.origin = start.data();
     parameters.fresh = !job.state;
+    parameters.sum = sum;
+    parameters.share = sum ? static_cast<float>(job.shares[client]) : 0.0f;
+    parameters.first_of_sum = first;
     float* const held[] = {parameters.first, parameters.second};
     if (job.state)
         for (int64_t i = 0; i < moments; ++i) std::memcpy(held[i], job.state + i * plan.image, bytes);
@@ -103,13 +107,6 @@ void train_client(Engine& engine, Worker& worker, const TrainJob& job, const Ima
     if (!job.state) return;
     for (int64_t i = 0; i < moments; ++i) std::memcpy(job.state + i * plan.image, held[i], bytes);
     *job.state_steps = steps;
-}
-
-// sum = share * image for the first client of a slot, += for the others.
-void accumulate(Image& sum, const float* image, float share, bool first) {
-    float* to = sum.data();
-    const int64_t size = static_cast<int64_t>(sum.size());
-    for (int64_t i = 0; i < size; ++i) to[i] = (first ? 0.0f : to[i]) + share * image[i];
 }
 
 // Adds all sums to the first one, in order; piece by piece, so that a piece stays in cache meanwhile.
@@ -159,10 +156,10 @@ int train(Engine& engine, const TrainJob& job) {
     for_each(engine, largest_first(slot_sizes), job.threads, job.training.batch_size, moments_of(job.training),
              [&](Worker& worker, int64_t slot) {
                  for (int64_t c = slot; c < job.clients; c += slots) {
-                     train_client(engine, worker, job, start, job.orders + begins[c], c);
-                     const float* image = worker.parameters.values;
-                     if (job.stack) engine.kernels->unpack(engine.layout(), image, job.stack + c * parameters);
-                     if (summing) accumulate(sums[slot], image, static_cast<float>(job.shares[c]), c == slot);
+                     float* const sum = summing ? sums[slot].data() : nullptr;
+                     train_client(engine, worker, job, start, job.orders + begins[c], c, sum, c == slot);
+                     if (job.stack)
+                         engine.kernels->unpack(engine.layout(), worker.parameters.values, job.stack + c * parameters);
                  }
                  if (job.sums) engine.kernels->unpack(engine.layout(), sums[slot].data(), job.sums + slot * parameters);
              });

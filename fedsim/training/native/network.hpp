@@ -230,11 +230,11 @@ static double train_batch(const Plan& plan, const Worker& worker, const Examples
     return loss;
 }
 
-// What no step will write: all of the image for a client without examples, else frozen weights and the zeros of
-// biases that a layer does not have.
-static void copy_frozen(const Plan& plan, const Parameters& parameters, bool all) {
+// Takes over what no step writes: all of the round's image for a client without examples, else frozen weights and the
+// zeros of biases that a layer does not have.
+static void keep_frozen(const Plan& plan, const Parameters& parameters, bool all) {
     auto copy = [&](int64_t at, int64_t count) {
-        std::memcpy(parameters.values + at, parameters.from + at, sizeof(float) * count);
+        for (int64_t i = at; i < at + count; i += LANES) keep(parameters, i, load(parameters.origin + i));
     };
     auto copy_step = [&](const Step& step, int64_t weights, int64_t outputs) {
         if (!step.trainable) copy(step.weights, weights);
@@ -253,18 +253,23 @@ static void copy_frozen(const Plan& plan, const Parameters& parameters, bool all
 static void train(const Plan& plan, const Worker& idle, const Examples& examples, const Training& training,
                   const int64_t* order, int64_t count, int64_t* steps, double* losses) {
     Worker worker = idle;
-    worker.parameters.from = worker.parameters.origin;
-    copy_frozen(plan, worker.parameters, count == 0);
+    Parameters& parameters = worker.parameters;
+    parameters.from = parameters.origin;
+    parameters.sum = nullptr;
+    keep_frozen(plan, parameters, count == 0);
     for (int64_t epoch = 0; epoch < training.epochs; ++epoch, order += count) {
         double total = 0;
         for (int64_t start = 0; start < count; start += training.batch_size) {
             const int64_t size = count - start < training.batch_size ? count - start : training.batch_size;
+            if (epoch + 1 == training.epochs && start + size == count) parameters.sum = idle.parameters.sum;
             total += train_batch(plan, worker, examples, order + start, size, rule_for(training, ++*steps));
-            worker.parameters.from = worker.parameters.values;
-            worker.parameters.fresh = false;
+            parameters.from = parameters.values;
+            parameters.fresh = false;
         }
         losses[epoch] = total / static_cast<double>(count);
     }
+    parameters.sum = idle.parameters.sum;
+    if (parameters.sum) keep_frozen(plan, parameters, count == 0);
 }
 
 static void evaluate(const Plan& plan, const Worker& worker, const Examples& examples, const int64_t* order,

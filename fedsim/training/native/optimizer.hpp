@@ -60,7 +60,10 @@ INLINE Floats moment(const Parameters& parameters, const float* moments, int64_t
 // The weights w at `at` in the image after a step along the gradient g; moments are read and written in place.
 template <Optimizer optimizer, bool pulled>
 INLINE Floats stepped(Floats w, Floats g, const Parameters& parameters, int64_t at, const Rule& rule) {
-    if constexpr (pulled) g += w * rule.decay + (w - load(parameters.origin + at)) * rule.proximal;
+    if constexpr (pulled) {  // one product a sum: of two, compilers may round now the one, now the other
+        g += w * rule.decay;
+        g += (w - load(parameters.origin + at)) * rule.proximal;
+    }
     if constexpr (optimizer == Optimizer::sgd) return w - g * rule.rate;
     Floats m = moment(parameters, parameters.first, at);
     if constexpr (optimizer == Optimizer::momentum) {
@@ -77,12 +80,28 @@ INLINE Floats stepped(Floats w, Floats g, const Parameters& parameters, int64_t 
     }
 }
 
+// Where the weights w at `at` go after a step.
+template <bool summed>
+INLINE void keep(const Parameters& parameters, int64_t at, Floats w) {
+    if constexpr (summed) {
+        KEEP_IN_REGISTER(w);  // the very weights that `values` would get: else GCC rounds their last product apart
+        const Floats before = parameters.first_of_sum ? Floats{} : load(parameters.sum + at);
+        store(parameters.sum + at, before + w * parameters.share);
+    } else {
+        store(parameters.values + at, w);
+    }
+}
+
+INLINE void keep(const Parameters& parameters, int64_t at, Floats w) {
+    parameters.sum ? keep<true>(parameters, at, w) : keep<false>(parameters, at, w);
+}
+
 template <Optimizer optimizer, bool pulled>
 static void step_image(const Parameters& parameters, const float* gradient, int64_t at, int64_t count,
                        const Rule& rule) {
     for (int64_t i = 0; i < count; i += LANES)
-        store(parameters.values + at + i, stepped<optimizer, pulled>(load(parameters.from + at + i),
-                                                                     load(gradient + i), parameters, at + i, rule));
+        keep(parameters, at + i,
+             stepped<optimizer, pulled>(load(parameters.from + at + i), load(gradient + i), parameters, at + i, rule));
 }
 
 // One step on `count` weights, a multiple of kBlock, from `at` on in the image.

@@ -86,6 +86,9 @@ struct Parameters {
     bool fresh;           // the moments are zero, whatever is written there
     float* first;         // momentum, or Adam's first moment
     float* second;        // Adam's second moment
+    float* sum;           // null, or where the client's last step adds `share` of the weights in place of writing them
+    float share;
+    bool first_of_sum;    // it writes them there: what lies there belongs to nobody
     const float* origin;  // the round's weights, for the proximal term and the first step
 };
 

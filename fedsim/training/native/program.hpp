@@ -59,8 +59,8 @@ struct Training {
 };
 
 // Every client's local training. Client c walks through counts[c] * epochs rows of `orders`, after those of the
-// clients before it. Results go to `stack` [clients][P]; weighted by `shares`, the clients c with c % slots == s are
-// added up in `sums` [slots][P], and all of these in `sum` [P]. Each of the three may be null.
+// clients before it. Results go to `stack` [clients][P], or weighted by `shares` to sums, never both: the clients c with
+// c % slots == s are added up in `sums` [slots][P], and all of these in `sum` [P]. What is not wanted is null.
 struct TrainJob {
     const float* weights;    // [P], where everybody starts
     Examples examples;
