@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from fedsim.coreml.contract import read_contract
 from fedsim.coreml.layers import Add, Permute
 from fedsim.models.lenet import lenet_contract
-from fedsim.seeds import generator
+from fedsim.seeds import key
 from fedsim.training.native.engine import Engine, train_client
 from fedsim.training.native.lower import CONVOLUTION, DENSE, STEP_FIELDS, Program, Unsupported, lower
 from tests.training.native.networks import SGD, Chain, chains, examples, lenet, start
@@ -64,7 +64,7 @@ def test_every_weight_has_one_place(chain: Chain) -> None:
 def test_weights_come_back_as_they_went(chain: Chain) -> None:
     contract = chain.contract()
     weights = start(contract)
-    train_client(Engine(contract), weights, examples(contract, 3), replace(SGD, learning_rate=0.0), generator(1, "s"))
+    train_client(Engine(contract), weights, examples(contract, 3), replace(SGD, learning_rate=0.0), key(1, "s"))
     np.testing.assert_array_equal(weights, start(contract))
 
 
