@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # Ray tells its own troubles on stdout, amid the rounds
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 40 seconds each, where something that is not Ray answers
 
 import typer
 from rich.console import Console
@@ -41,6 +43,10 @@ err = Console(stderr=True)
 
 File = Annotated[Path | None, typer.Argument(help="A TOML file; without one, the main job: 100 phones, MNIST, LeNet.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key; repeatable.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Train on the Ray cluster at host:port, or auto; '': on none."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line: every round, then the summary.")]
 
 
@@ -72,7 +78,7 @@ def root(
 
 
 @app.command("run")
-def run_verb(file: File = None, overrides: Set = None, as_json: Json = False) -> None:
+def run_verb(file: File = None, overrides: Set = None, cluster: Cluster = None, as_json: Json = False) -> None:
     """Run a federation to its end and write its folder.
 
     **Examples**
@@ -80,8 +86,9 @@ def run_verb(file: File = None, overrides: Set = None, as_json: Json = False) ->
     - `fedsim run`
     - `fedsim run --set data.partition=dirichlet --set data.alpha=0.3`
     - `fedsim run FILE.toml --set strategy.name=FedAdam --json`
+    - `fedsim run --cluster 10.0.0.5:6379`
     """
-    config = load(file, overrides or ())
+    config = load(file, [*(overrides or ()), *([] if cluster is None else [f"speed.cluster={cluster}"])])
     with _listening(config.federation.rounds, as_json) as listen:
         record = run(config, listen=listen)
     _show(record, as_json)
@@ -89,14 +96,21 @@ def run_verb(file: File = None, overrides: Set = None, as_json: Json = False) ->
 
 @app.command("resume")
 def resume_verb(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run that was cut off.")], as_json: Json = False
+    folder: Annotated[Path, typer.Argument(help="The folder of a run that was cut off.")],
+    cluster: Cluster = None,
+    as_json: Json = False,
 ) -> None:
     """Go on with a run that was interrupted or killed, from its last checkpoint, to the same result.
 
-    **Example:** `fedsim resume runs/2026-11-21-225459`
+    Without `--cluster` it goes on where it ran before.
+
+    **Examples**
+
+    - `fedsim resume runs/2026-11-21-225459`
+    - `fedsim resume runs/2026-11-21-225459 --cluster 10.0.0.5:6379`
     """
     with _listening(read_config(folder).federation.rounds, as_json) as listen:
-        record = resume(folder, listen=listen)
+        record = resume(folder, cluster=cluster, listen=listen)
     _show(record, as_json)
 
 

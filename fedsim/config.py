@@ -77,16 +77,19 @@ class Baselines(Table):
 
 
 class Speed(Table):
-    """What cannot change results: ``workers`` not a bit, ``engine`` and ``aggregation`` not beyond rounding.
+    """What cannot change results: ``workers`` and ``cluster`` not a bit, the others not beyond rounding.
 
     Where they are not given, there is a worker for each core; the engine is ``native`` if it was built and can run
     the model, else ``torch``; the aggregation is ``streamed``, a running sum in place of a stack of every phone's
     model, if the strategy needs no more than the phones' mean and all of them are simulated, else ``stacked``.
+    ``cluster`` is the address of a Ray cluster that this machine belongs to, ``host:port`` or ``auto``: the native
+    engine trains on all its nodes, ``workers`` threads on each, with streamed aggregation. Empty: on this machine.
     """
 
     workers: int | None = Field(default=None, ge=1, le=1024)
     engine: Literal["native", "torch"] | None = None
     aggregation: Literal["streamed", "stacked"] | None = None
+    cluster: str = ""
 
 
 class Output(Table):
@@ -113,7 +116,10 @@ class Report(Table):
 
 
 class RunConfig(Table):
-    """Everything that decides a run: equal configs give equal bits, whatever ``speed.workers`` and ``output`` say."""
+    """Everything that decides a run: equal configs give equal bits.
+
+    What ``output``, ``speed.workers`` and ``speed.cluster`` say does not matter to them.
+    """
 
     seed: int = Field(default=0, ge=0)
     federation: Federation = Federation()
@@ -166,6 +172,12 @@ def from_flower(run_config: Mapping[str, Any]) -> RunConfig:
     except ValueError as error:
         raise ConfigError(f"settings = {_shown(settings)}: cannot be split into key=value ({error})") from None
     return load(None, overrides)
+
+
+def with_cluster(config: RunConfig, address: str) -> RunConfig:
+    """The same config with ``speed.cluster = address``; raises `ConfigError` where it does not allow that."""
+    tables = config.model_dump(mode="json")
+    return from_mapping({**tables, "speed": {**tables["speed"], "cluster": address}})
 
 
 def command_line(config: RunConfig) -> str:
@@ -253,6 +265,8 @@ def _impossible(config: RunConfig) -> Iterable[str]:
             )
     if config.speed.aggregation == "streamed" and strategy.name not in LINEAR:
         yield f"speed.aggregation = streamed: {strategy.name} needs every phone's model; allowed with {_one_of(LINEAR)}"
+    if config.speed.cluster:
+        yield from _impossible_on_a_cluster(config)
     if isinstance(strategy, Krum | MultiKrum | Bulyan):
         times = 4 if isinstance(strategy, Bulyan) else 2
         needed = times * strategy.num_malicious_nodes + 3
@@ -266,6 +280,20 @@ def _impossible(config: RunConfig) -> Iterable[str]:
             f"strategy.num_nodes_to_select = {strategy.num_nodes_to_select}: must be at most "
             f"federation.cohort = {federation.cohort}"
         )
+
+
+def _impossible_on_a_cluster(config: RunConfig) -> Iterable[str]:
+    speed, strategy = config.speed, config.strategy.name
+    given = f"speed.cluster = {speed.cluster}"
+    _, colon, port = speed.cluster.rpartition(":")
+    if speed.cluster != "auto" and not (colon and port.isdecimal()):
+        yield f"{given}: must be host:port, as ray start prints it, or auto"
+    if speed.engine == "torch":
+        yield f"{given}: nodes train in the native engine; allowed with speed.engine = native, not torch"
+    if speed.aggregation == "stacked":
+        yield f"{given}: nodes send sums; allowed with speed.aggregation = streamed, not stacked"
+    if strategy not in LINEAR:
+        yield f"{given}: {strategy} needs every phone's model; allowed with {_one_of(LINEAR)}"
 
 
 _SAYS = {

@@ -28,7 +28,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at the interpreter, the processor, memory, the packages and the data; changes nothing."""
-    return [_python(), _cores(), _vectors(), _memory(), _engine(), *_packages(), _data()]
+    return [_python(), _cores(), _vectors(), _memory(), _engine(), *_packages(), _ray(), _data()]
 
 
 def _python() -> Finding:
@@ -87,6 +87,15 @@ def _package(requirement: Requirement) -> Finding:
     good = requirement.specifier.contains(found, prereleases=True)
     follows = "" if good else f"fedsim was tested with {requirement.specifier}; install fedsim again"
     return Finding(what=requirement.name, good=good, found=found, follows=follows)
+
+
+def _ray() -> Finding:
+    """Whether this machine can be one of several."""
+    try:
+        return Finding(what="Ray", good=True, found=importlib.metadata.version("ray"))
+    except importlib.metadata.PackageNotFoundError:
+        follows = "only --cluster needs it: pip install 'fedsim[ray]'"
+        return Finding(what="Ray", good=True, found="not installed", follows=follows)
 
 
 def _data() -> Finding:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.config import ConfigError, RunConfig, Training
+from fedsim.config import ConfigError, RunConfig, Speed, Training
 from fedsim.coreml.contract import Contract, read_contract, with_training
 from fedsim.coreml.weights import read_weights
 from fedsim.data import partition as partitions
@@ -84,7 +84,7 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     aggregation = config.speed.aggregation or ("streamed" if config.strategy.name in LINEAR else "stacked")
-    engine = _engine(config.speed.engine, contract)
+    engine = _engine(config.speed, contract)
     speed = config.speed.model_copy(update={"engine": engine, "aggregation": aggregation})
     counts = partitions.label_counts(dealt, dataset.train.labels, dataset.classes)
     return Federation(
@@ -209,16 +209,17 @@ def _resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | Non
     return config.model_copy(update={"data": data, "training": settings})
 
 
-def _engine(wanted: Literal["native", "torch"] | None, contract: Contract) -> Literal["native", "torch"]:
+def _engine(speed: Speed, contract: Contract) -> Literal["native", "torch"]:
     """The engine that is asked for, or the fastest that can run the contract; raises ConfigError where neither is."""
-    if wanted == "torch":
+    if speed.engine == "torch":
         return "torch"
     try:
         native.available()
         lower(contract)
     except (RuntimeError, Unsupported) as reason:
-        if wanted == "native":
-            raise ConfigError(f"speed.engine = native: {reason}") from None
+        if speed.engine == "native" or speed.cluster:
+            wanted = f"cluster = {speed.cluster}" if speed.cluster else "engine = native"
+            raise ConfigError(f"speed.{wanted}: {reason}") from None
         log.warning("training in torch, several times slower: %s", reason)
         return "torch"
     return "native"

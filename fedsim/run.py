@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fedsim import messages, results
 from fedsim.baselines import CentralTraining, train_alone
-from fedsim.config import ConfigError, RunConfig, command_line
+from fedsim.config import ConfigError, RunConfig, command_line, with_cluster
 from fedsim.coreml.contract import architecture_id, weights_id
 from fedsim.coreml.weights import named_weights, write_weights
 from fedsim.data import partition as partitions
@@ -75,30 +75,41 @@ def run(
     federation = set_up(config, dataset)
     asked = config.model_copy(update={"speed": federation.config.speed})  # engines differ by rounding
     command = None if dataset else command_line(asked)  # no command can name arrays of one's own
-    folder = results.create(federation.config, command, started)
-    results.write_json(folder / results.INPUTS, _inputs(federation))
-    return _run(federation, folder, inner, listen, began)
+    with open_engine(federation) as engine:
+        folder = results.create(federation.config, command, started)
+        results.write_json(folder / results.INPUTS, _inputs(federation))
+        return _run(federation, folder, engine, inner, listen, began)
 
 
 def resume(
-    folder: Path, *, dataset: Dataset | None = None, listen: Callable[[Row], None] = lambda row: None
+    folder: Path,
+    *,
+    dataset: Dataset | None = None,
+    cluster: str | None = None,
+    listen: Callable[[Row], None] = lambda row: None,
 ) -> RunRecord:
     """Go on with a run that was cut off, from its last checkpoint; the result is bit-identical to one run through.
+
+    ``cluster`` takes the place of the recorded ``speed.cluster`` this time; an empty one is this machine alone.
 
     Raises `ConfigError` where there is nothing to resume, or data or model are not those the run began with.
     """
     began = time.perf_counter()
     if results.status(folder) == "finished":
         raise ConfigError(f"{folder}: this run has finished; there is nothing to resume")
-    federation = set_up(results.read_config(folder), dataset)
+    config = results.read_config(folder)
+    federation = set_up(config if cluster is None else with_cluster(config, cluster), dataset)
     begun, now = results.read_json(folder / results.INPUTS), _inputs(federation)
     if begun and (changed := [name for name in now if now[name] != begun.get(name)]):
         raise ConfigError(f"{folder}: the {' and the '.join(changed)} are not those this run began with")
-    return _run(federation, folder, None, listen, began)
+    with open_engine(federation) as engine:
+        return _run(federation, folder, engine, None, listen, began)
 
 
 def _for_real_phones(config: RunConfig) -> RunConfig:
     """The config of a federation with phones behind another grid, each of which sends its own model."""
+    if config.speed.cluster:
+        raise ConfigError(f"speed.cluster = {config.speed.cluster}: all phones must be simulated; leave it empty here")
     if config.speed.aggregation == "streamed":
         raise ConfigError("speed.aggregation = streamed: all phones must be simulated; allowed here: stacked")
     return config.model_copy(update={"speed": config.speed.model_copy(update={"aggregation": "stacked"})})
@@ -127,7 +138,12 @@ def _inputs(federation: Federation) -> dict[str, str]:
 
 
 def _run(
-    federation: Federation, folder: Path, inner: Grid | None, listen: Callable[[Row], None], began: float
+    federation: Federation,
+    folder: Path,
+    engine: Engine,
+    inner: Grid | None,
+    listen: Callable[[Row], None],
+    began: float,
 ) -> RunRecord:
     """Rounds, then baselines, then the report; whatever ends this early leaves a folder that says so."""
     config = federation.config
@@ -135,18 +151,13 @@ def _run(
         logging.getLogger("flwr").setLevel(logging.WARNING)
     results.write_json(folder / results.SUMMARY, {"status": "running"})
     try:
-        with open_engine(federation) as engine:
-            page = (
-                None
-                if (folder / results.CLIENTS).exists()
-                else engine.aside.submit(write_partition, federation, folder)
-            )
-            central = CentralTraining(engine, federation) if config.baselines.central else None
-            weights, accuracy = _play(federation, folder, engine, inner, central, listen)
-            if page:
-                page.result()
-            _write_clients(federation, folder, accuracy)
-            _write_baselines(federation, folder, engine, central)
+        page = None if (folder / results.CLIENTS).exists() else engine.aside.submit(write_partition, federation, folder)
+        central = CentralTraining(engine, federation) if config.baselines.central else None
+        weights, accuracy = _play(federation, folder, engine, inner, central, listen)
+        if page:
+            page.result()
+        _write_clients(federation, folder, accuracy)
+        _write_baselines(federation, folder, engine, central)
         summary = _finish(federation, folder, weights, accuracy, time.perf_counter() - began)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

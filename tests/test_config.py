@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedsim.config import STRATEGY_NAMES, ConfigError, RunConfig, command_line, from_flower, from_mapping, load
+from fedsim.config import (
+    LINEAR,
+    STRATEGY_NAMES,
+    ConfigError,
+    RunConfig,
+    command_line,
+    from_flower,
+    from_mapping,
+    load,
+    with_cluster,
+)
 
 NAMES = (
     "FedAvg, FedAvgM, FedProx, FedAdam, FedYogi, FedAdagrad, QFedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum "
@@ -75,6 +85,24 @@ BAD = [
         "speed.aggregation = streamed: Krum needs every phone's model; "
         "allowed with FedAvg, FedAvgM, FedProx, FedAdam, FedYogi or FedAdagrad",
     ),
+    (
+        ["speed.cluster=10.0.0.5"],
+        "speed.cluster = 10.0.0.5: must be host:port, as ray start prints it, or auto",
+    ),
+    (["speed.cluster=6379"], "speed.cluster = 6379: must be a text"),
+    (
+        ["speed.cluster=auto", "speed.engine=torch"],
+        "speed.cluster = auto: nodes train in the native engine; allowed with speed.engine = native, not torch",
+    ),
+    (
+        ["speed.cluster=auto", "speed.aggregation=stacked"],
+        "speed.cluster = auto: nodes send sums; allowed with speed.aggregation = streamed, not stacked",
+    ),
+    (
+        ["speed.cluster=auto", "strategy.name=FedMedian"],
+        f"speed.cluster = auto: FedMedian needs every phone's model; allowed with {', '.join(LINEAR[:-1])} "
+        f"or {LINEAR[-1]}",
+    ),
     (["foo=1"], f"foo: unknown key; allowed here: {TABLES}"),
     (["sede=1"], f"sede: unknown key; did you mean seed? allowed here: {TABLES}"),
     (["seed"], "--set seed: must be key=value, such as --set data.alpha=0.3"),
@@ -112,6 +140,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
     with pytest.raises(ConfigError, match=says) as refusal:
         load(path)
     assert str(refusal.value).startswith(str(path))
+
+
+def test_a_cluster_is_put_in_and_taken_out_again() -> None:
+    config = load(None, ["seed=3"])
+    there = with_cluster(config, "10.0.0.5:6379")
+    assert there == load(None, ["seed=3", "speed.cluster=10.0.0.5:6379"])
+    assert with_cluster(there, "") == config
+    with pytest.raises(ConfigError, match="host:port"):
+        with_cluster(config, "somewhere")
 
 
 def test_a_file_is_overridden_key_by_key(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.config import ConfigError
 from fedsim.federation import Federation, test_shards, training_shards
 from fedsim.updates import LocalTraining, Mean, Orders, Updates, Weights
 
@@ -39,11 +40,31 @@ class Engine:
 
 @contextmanager
 def open_engine(federation: Federation) -> Generator[Engine]:
-    """The engine that ``speed.engine`` names, on ``speed.workers`` threads (none: one a core)."""
-    threads = federation.config.speed.workers or os.cpu_count() or 1
-    opened = _torch_engine if federation.config.speed.engine == "torch" else _native_engine
+    """The engine that ``speed.engine`` names, on ``speed.workers`` threads (none: one a core).
+
+    Where ``speed.cluster`` is given, its ``mean`` is that cluster's. Raises `ConfigError` where there is none.
+    """
+    speed = federation.config.speed
+    threads = speed.workers or os.cpu_count() or 1
+    opened = _torch_engine if speed.engine == "torch" else _native_engine
     with opened(federation, threads) as engine:
-        yield engine
+        if speed.cluster:
+            with _cluster(federation, engine.mean) as mean:
+                yield replace(engine, mean=mean)
+        else:
+            yield engine
+
+
+@contextmanager
+def _cluster(federation: Federation, alone: Callable[[Orders], Mean]) -> Generator[Callable[[Orders], Mean]]:
+    try:
+        from fedsim.simulation import cluster  # here, as only its own runs need Ray
+    except ImportError as error:
+        raise ConfigError(
+            f"speed.cluster = {federation.config.speed.cluster}: needs Ray ({error}); pip install 'fedsim[ray]'"
+        ) from None
+    with cluster.joined(federation, alone) as mean:
+        yield mean
 
 
 @contextmanager

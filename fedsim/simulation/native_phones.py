@@ -11,7 +11,7 @@ from fedsim.data.partition import Held, shards_of, sizes
 from fedsim.training.batches import shuffle_keys
 from fedsim.training.native import engine as native
 from fedsim.training.native.engine import Cohort
-from fedsim.updates import NO_TEST_EXAMPLES, Failure, LocalTraining, Mean, Orders, Updates, failure
+from fedsim.updates import NO_TEST_EXAMPLES, Failure, LocalTraining, Mean, Orders, Updates, Weights, failure
 
 Result = TypeVar("Result")
 
@@ -36,10 +36,21 @@ def mean_cohort(engine: native.Engine, threads: int, examples: Examples, held: H
         return native.sum_clients(engine, orders.weights, examples, cohort, shares, training, threads=threads)
 
     (weights, losses), cohort, clients, failures = _sound(train, held, seed, orders)
+    return as_mean(clients, cohort.counts, weights, losses, failures)
+
+
+def as_mean(
+    clients: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    weights: Weights,
+    losses: NDArray[np.float64],
+    failures: tuple[Failure, ...] = (),
+) -> Mean:
+    """The `Mean` of phones with ``counts`` examples whose models' weighted sum is ``weights``."""
     return Mean(
         clients=clients,
-        weights=weights if cohort.counts.any() else weights[:0],
-        examples=cohort.counts,
+        weights=weights if counts.any() else weights[:0],
+        examples=counts,
         metrics=_metrics(losses),
         failures=failures,
     )

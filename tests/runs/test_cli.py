@@ -1,5 +1,6 @@
 """The command as its users meet it: in a process of its own, with what it prints and how it exits."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def test_a_mistake_in_the_request_is_one_line_and_exit_code_2(tmp_path: Path) ->
         (["run", "--set", "data.min_examples=1000"], "data.min_examples = 1000: "),
         (["run", "--set", "model.contract=none.mlmodel"], "model.contract = none.mlmodel: cannot be read"),
         (["run", "--set", "training.learning_rate=3"], "training.learning_rate = 3.0 is not allowed by the model"),
+        (["run", "--cluster", "somewhere"], "speed.cluster = somewhere: must be host:port"),
         (["resume", "nowhere"], "nowhere: holds no run"),
         (["model", "describe", "none.mlmodel"], "none.mlmodel: cannot be read"),
         (["model", "check", "junk.mlmodel"], "junk.mlmodel: "),
@@ -125,4 +127,5 @@ def test_the_doctor_finds_this_machine_well() -> None:
     assert shown.returncode == 0
     assert findings["MNIST"]["found"] == "60,000 training images"
     assert findings["flwr"]["found"] == "1.41.0"
+    assert findings["Ray"]["found"] == importlib.metadata.version("ray")
     assert fedsim("doctor").returncode == 0
