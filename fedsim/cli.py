@@ -24,9 +24,10 @@ from fedsim.bench import Bench, bench
 from fedsim.config import ConfigError, load
 from fedsim.doctor import examine
 from fedsim.federation import set_up
+from fedsim.outcome import write_partition
 from fedsim.recording import Row, RunError
 from fedsim.results import CONFIG, read_config, to_json
-from fedsim.run import RunRecord, resume, run, write_partition
+from fedsim.run import RunRecord, resume, run
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.config import ConfigError, RunConfig, Speed, Training
+from fedsim.config import ConfigError, RunConfig
 from fedsim.coreml.contract import Contract, read_contract, with_training
 from fedsim.coreml.weights import read_weights
 from fedsim.data import partition as partitions
@@ -22,6 +22,7 @@ from fedsim.data.sources import load
 from fedsim.models.initial import initial_weights
 from fedsim.models.lenet import lenet_contract
 from fedsim.seeds import generator, key
+from fedsim.settings import Speed, Training
 from fedsim.strategy_settings import LINEAR
 from fedsim.training.native import library as native
 from fedsim.training.native.lower import Unsupported, lower

@@ -215,7 +215,7 @@ def _config(clients: int, cohort: int, rounds: int, alpha: float, seed: int) -> 
             "weight_decay": 0.0,
         },
         "baselines": {"central": True, "local_only": 5},
-        "speed": {"workers": 2, "engine": "torch", "aggregation": "streamed"},
+        "speed": {"workers": 2, "engine": "torch", "aggregation": "streamed", "cluster": ""},
         "output": {"folder": None, "checkpoint_every": 1},
         "report": {
             "title": None,
