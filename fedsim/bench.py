@@ -24,7 +24,7 @@ from fedsim.models.lenet import lenet_contract
 from fedsim.results import processor
 from fedsim.seeds import generator, key
 from fedsim.training.native import library
-from fedsim.training.native.engine import Cohort, Engine, evaluate, multiply_adds, train_clients
+from fedsim.training.native.engine import Cohort, Engine, evaluate, multiply_adds, sum_clients
 from fedsim.updates import LocalTraining, Weights
 
 if TYPE_CHECKING:
@@ -201,10 +201,10 @@ def _layers(contract: Contract) -> Iterator[tuple[float, bool, bool]]:
 def engine_trainer(
     contract: Contract, data: Examples, clients: Cohort, training: LocalTraining, variant: str = "", threads: int = 1
 ) -> Run:
-    """Trains the clients in the native engine, weights in and out of the contract's order included."""
+    """Trains the clients in the native engine and adds up their weights, as a run with a linear strategy does."""
     engine, weights = Engine(contract, variant), initial_weights(contract, generator(0, "weights"))
-    stack = np.empty((len(clients.counts), contract.parameters), np.float32)
-    return lambda: train_clients(engine, weights, data, clients, training, threads=threads, out=stack)
+    each = clients.counts / clients.counts.sum()
+    return lambda: sum_clients(engine, weights, data, clients, each, training, threads=threads)
 
 
 def shares(clients: int, size: int, data: Examples) -> Cohort:

@@ -42,10 +42,12 @@ class Engine:
 def open_engine(federation: Federation) -> Generator[Engine]:
     """The engine that ``speed.engine`` names, on ``speed.workers`` threads (none: one a core).
 
-    Where ``speed.cluster`` is given, its ``mean`` is that cluster's. Raises `ConfigError` where there is none.
+    Where there is central training to be done ``aside``, it has one of them to itself: it is a single chain of steps
+    that takes as long as all the rounds. Where ``speed.cluster`` is given, ``mean`` is that cluster's. Raises
+    `ConfigError` where there is none.
     """
     speed = federation.config.speed
-    threads = speed.workers or os.cpu_count() or 1
+    threads = max(1, (speed.workers or os.cpu_count() or 1) - federation.config.baselines.central)
     opened = _torch_engine if speed.engine == "torch" else _native_engine
     with opened(federation, threads) as engine:
         if speed.cluster:
