@@ -64,7 +64,8 @@ def run(
 
     ``dataset`` replaces ``data.source`` with arrays of one's own; ``inner`` is a Flower grid whose nodes take the
     place of the simulated phones that they say they are; ``listen`` gets every row of ``rounds.jsonl`` as it is
-    written. Equal configs give bit-identical rows and models, whatever the number of workers.
+    written, on a thread of its own while the next round trains. Equal configs give bit-identical rows and models,
+    whatever the number of workers.
 
     Raises `ConfigError` before any work for what cannot be run, and `RunError` for a run that had to stop; the
     folder then holds a checkpoint from which `resume` goes on.

@@ -4,7 +4,8 @@ python -m experiments.benchmarks.native_kernel --out experiments/benchmarks/resu
 
 Rates are examples a second of processor time, so that other work on the machine costs little; yet it shares caches,
 memory and turbo, so the best of the repeats comes closest to a quiet machine, and the median says how noisy it was.
-The peak, multiply-adds on registers alone, is measured right before and after every repeat, on the same thread.
+The peak, multiply-adds on registers alone, is measured right before and after every repeat, on the same thread. The
+works of one core take turns.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from fedsim.models.lenet import lenet_contract
 from fedsim.results import processor
 from fedsim.seeds import generator
 from fedsim.training.native.engine import Engine, evaluate
+from fedsim.updates import LocalTraining
 
 seconds, peak = partial(bench.seconds, clock=time.thread_time), partial(bench.peak, clock=time.thread_time)
 """By the time that this thread has the processor."""
@@ -48,11 +50,13 @@ LOOPS: tuple[Loop, ...] = ("reference", "plain", "channels last")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Examples a second of processor time, and the share of the peak that their multiply-adds are."""
+class Work:
+    """What is timed: ``run`` works through ``samples`` examples of so many ``flops`` each, by this ``variant``."""
 
-    rates: list[float]
-    shares: list[float]
+    run: Callable[[], object]
+    samples: int
+    flops: float
+    variant: str
 
 
 def main() -> None:
@@ -104,34 +108,33 @@ def one_core_rows(engine: Engine, lenet: Contract, larger: Contract, repeats: in
     mnist = load("mnist").train
     test = select(mnist, slice(0, 2000))
     weights = initial_weights(lenet, generator(0, "weights"))
-    train = training_flops(lenet)
-    work: dict[str, tuple[Callable[[], object], int, float, str]] = {}
-    for name, training in {"SGD": SGD, "momentum 0.9": replace(SGD, momentum=0.9), "Adam": ADAM}.items():
-        run = engine_trainer(lenet, mnist, shares(3, 600, mnist), training, engine.variant)
-        work[f"seed LeNet, batch 20, {name}, 600 images a client"] = (run, 1800, train, engine.variant)
-    run = engine_trainer(lenet, mnist, shares(30, 60, mnist), SGD, engine.variant)
-    work["seed LeNet, batch 20, SGD, 60 images a client"] = (run, 1800, train, engine.variant)
-    work["seed LeNet, evaluation"] = (
-        lambda: evaluate(engine, weights, test),
-        2000,
-        forward_flops(lenet),
-        engine.variant,
-    )
-    run = engine_trainer(larger, mnist, shares(1, 600, mnist), SGD, engine.variant)
-    work["larger CNN, batch 20, SGD"] = (run, 600, training_flops(larger), engine.variant)
-    if engine.variant == "avx512":
-        run = engine_trainer(lenet, mnist, shares(3, 600, mnist), SGD, "avx2")
-        work["seed LeNet, batch 20, SGD, the AVX2 variant, of its own peak"] = (run, 1800, train, "avx2")
-    rows: list[str] = []
-    for name, (run, count, flops, variant) in work.items():
-        measured = measure(run, count, flops, variant, repeats)
-        rates, parts = measured.rates, measured.shares
-        rows.append(
-            f"| {name} | {max(rates):,.0f} | {statistics.median(rates):,.0f} "
-            f"| {max(parts):.0%} | {statistics.median(parts):.0%} |"
-        )
-    peaks = [peak(engine.variant) / 1e9 for _ in range(repeats)]
-    return [*rows, f"| the peak itself, GFLOP/s | {max(peaks):.1f} | {statistics.median(peaks):.1f} | | |"]
+
+    def training(contract: Contract, clients: int, size: int, settings: LocalTraining, variant: str) -> Work:
+        run = engine_trainer(contract, mnist, shares(clients, size, mnist), settings, variant)
+        return Work(run=run, samples=clients * size, flops=training_flops(contract), variant=variant)
+
+    best, momentum = engine.variant, replace(SGD, momentum=0.9)
+    works = {
+        "seed LeNet, batch 20, SGD, 600 images a client": training(lenet, 3, 600, SGD, best),
+        "seed LeNet, batch 20, momentum 0.9, 600 images a client": training(lenet, 3, 600, momentum, best),
+        "seed LeNet, batch 20, Adam, 600 images a client": training(lenet, 3, 600, ADAM, best),
+        "seed LeNet, batch 20, SGD, 60 images a client": training(lenet, 30, 60, SGD, best),
+        "seed LeNet, evaluation": Work(
+            run=lambda: evaluate(engine, weights, test), samples=2000, flops=forward_flops(lenet), variant=best
+        ),
+        "larger CNN, batch 20, SGD": training(larger, 1, 600, SGD, best),
+    }
+    if best == "avx512":
+        works["seed LeNet, batch 20, SGD, the AVX2 variant, of its own peak"] = training(lenet, 3, 600, SGD, "avx2")
+    rates, parts, peaks = take_turns(list(works.values()), repeats)
+    return [
+        *(
+            f"| {name} | {max(rates[i]):,.0f} | {statistics.median(rates[i]):,.0f} "
+            f"| {max(parts[i]):.0%} | {statistics.median(parts[i]):.0%} |"
+            for i, name in enumerate(works)
+        ),
+        f"| the peak itself, GFLOP/s | {max(peaks) / 1e9:.1f} | {statistics.median(peaks) / 1e9:.1f} | | |",
+    ]
 
 
 def peer_lines(lenet: Contract, larger: Contract, repeats: int) -> list[str]:
@@ -199,16 +202,24 @@ def peer_rate(loop: Loop, repeats: int) -> dict[str, list[float]]:
     return {"wall": wall, "cpu": cpu}
 
 
-def measure(run: Callable[[], object], count: int, flops: float, variant: str, repeats: int) -> Measured:
-    """``run`` works through ``count`` examples of so many ``flops`` each."""
-    run()
-    rates, parts = [], []
-    for _ in range(repeats):
-        before = peak(variant)
-        rate = count / seconds(run)
-        rates.append(rate)
-        parts.append(rate * flops / max(before, peak(variant)))
-    return Measured(rates=rates, shares=parts)
+def take_turns(works: list[Work], repeats: int) -> tuple[list[list[float]], list[list[float]], list[float]]:
+    """Every work's examples a second and shares of the peak, one a turn, and the peaks of the first one's variant.
+
+    In turns, because the machine's own pace changes for seconds at a time: so a change meets all of them alike.
+    """
+    rates: list[list[float]] = [[] for _ in works]
+    parts: list[list[float]] = [[] for _ in works]
+    peaks: list[float] = []
+    for turn in range(repeats + 1):
+        for i, work in enumerate(works):
+            before = peak(work.variant)
+            rate = work.samples / seconds(work.run)
+            highest = max(before, peak(work.variant))
+            if turn:  # the first warms up
+                rates[i].append(rate)
+                parts[i].append(rate * work.flops / highest)
+                peaks += [highest] if work.variant == works[0].variant else []
+    return rates, parts, peaks
 
 
 def torch_loop(loop: Loop, *, larger: bool) -> Callable[[], object]:

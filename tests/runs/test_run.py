@@ -1,6 +1,7 @@
 """Whole runs: what they write, that workers cannot change it, and how they end when they cannot go on."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,8 @@ from fedsim import ConfigError, RunError, resume, run
 from fedsim.coreml.contract import read_contract, weights_id
 from fedsim.coreml.weights import read_weights
 from fedsim.data.dataset import Dataset, Examples
+from fedsim.simulation.grid import FederationGrid
+from tests.simulation import arithmetic_phones
 from tests.small import TEST, TRAIN, small_config, small_dataset, write_small_dataset
 
 EVERY_FILE = {
@@ -168,3 +171,19 @@ def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no run \(no config.json\)"):
         resume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("speed", "line"),
+    [
+        (
+            {"aggregation": "streamed"},
+            "speed.aggregation = streamed: all phones must be simulated; allowed here: stacked",
+        ),
+        ({"cluster": "auto"}, "speed.cluster = auto: all phones must be simulated; leave it empty here"),
+    ],
+)
+def test_real_phones_send_models_of_their_own(tmp_path: Path, speed: dict[str, str], line: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(line)):
+        run(small_config(tmp_path / "run", speed=speed), inner=FederationGrid(arithmetic_phones(2)))
+    assert not (tmp_path / "run").exists()
