@@ -55,6 +55,11 @@ def model_record(weights: NDArray[Any]) -> ArrayRecord:
     return record
 
 
+def decoded(record: ArrayRecord) -> ArrayRecord:
+    """The same arrays in memory: Flower's own are npy bytes, which every look at them would decode anew."""
+    return ArrayRecord({key: SharedArray(array.numpy()) for key, array in record.items()})
+
+
 def read_weights(record: ArrayRecord) -> Weights:
     """The model in a record as ``float32[P]``; FedAdam, FedYogi, FedAdagrad and QFedAvg hand out ``float64``.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedsim import results
 from fedsim.data.partition import Shards, sizes
-from fedsim.messages import EXAMPLES, METRICS, describe, read_weights
+from fedsim.messages import EXAMPLES, METRICS, decoded, describe, read_weights
 from fedsim.strategies import Strategy, exact_arrays, state
 from fedsim.updates import Failure, Mean, Orders, Updates, Weights
 
@@ -110,6 +110,7 @@ class RoundRecorder:
     def on_model(self, number: int, record: ArrayRecord) -> None:
         """The model after round ``number`` (0: before the first): evaluate it and write it down beside the next."""
         self._lap("aggregate")
+        record = decoded(record)
         weights = read_weights(record)
         if not np.isfinite(weights).all():
             raise RunError(

@@ -113,23 +113,24 @@ static void pooled_weight_gradient(const SpatialPlan& plan, const float* x, cons
     });
 }
 
-// turned [out][patch]: each output channel's weights in the order of the inputs under its window, padding included.
-static void turn_to_patches(const SpatialPlan& plan, const float* weights, float* turned) {
+// Calls f(place in turned, place in weights) for every weight. turned [out][patch]: each output channel's weights in the
+// order of the inputs under its window, padding included.
+template <class F>
+INLINE void for_each_turned(const SpatialPlan& plan, const F& f) {
     const int64_t patch = plan.patch.count * plan.patch.length, ins = plan.step.in_channels;
     const int64_t taps = plan.step.kernel_height * plan.step.kernel_width;
     for (int64_t tap = 0; tap < taps; ++tap)
         for (int64_t in = 0; in < ins; ++in)
             for (int64_t out = 0; out < plan.step.out_channels; ++out)
-                turned[out * patch + tap * plan.in.channels + in] = weights[(tap * ins + in) * plan.out_channels + out];
+                f(out * patch + tap * plan.in.channels + in, (tap * ins + in) * plan.out_channels + out);
+}
+
+static void turn_to_patches(const SpatialPlan& plan, const float* weights, float* turned) {
+    for_each_turned(plan, [&](int64_t to, int64_t from) { turned[to] = weights[from]; });
 }
 
 static void turn_from_patches(const SpatialPlan& plan, const float* turned, float* weights) {
-    const int64_t patch = plan.patch.count * plan.patch.length, ins = plan.step.in_channels;
-    const int64_t taps = plan.step.kernel_height * plan.step.kernel_width;
-    for (int64_t tap = 0; tap < taps; ++tap)
-        for (int64_t in = 0; in < ins; ++in)
-            for (int64_t out = 0; out < plan.step.out_channels; ++out)
-                weights[(tap * ins + in) * plan.out_channels + out] = turned[out * patch + tap * plan.in.channels + in];
+    for_each_turned(plan, [&](int64_t from, int64_t to) { weights[to] = turned[from]; });
 }
 
 // For one output channel and Runs * Length vectors of its patch: both gradients of `count` live winners.
