@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fedsim.privacy_settings import MECHANISMS, NoPrivacy, Privacy
 from fedsim.settings import Baselines, Data, Federation, Model, Output, Published, Report, Speed, Training
 from fedsim.strategy_settings import LINEAR, STRATEGY_NAMES, Bulyan, FedAvg, Krum, MultiKrum, Strategy, Table
 
@@ -30,6 +31,7 @@ class RunConfig(Table):
     data: Data = Data()
     model: Model = Model()
     training: Training = Training()
+    privacy: Annotated[Privacy, Field(discriminator="mechanism")] = NoPrivacy()
     baselines: Baselines = Baselines()
     speed: Speed = Speed()
     output: Output = Output()
@@ -55,6 +57,8 @@ def from_mapping(tables: Mapping[str, Any]) -> RunConfig:
     tables = dict(tables)
     if isinstance(strategy := tables.get("strategy"), Mapping):
         tables["strategy"] = {"name": "FedAvg", **strategy}
+    if isinstance(privacy := tables.get("privacy"), Mapping):
+        tables["privacy"] = {"mechanism": "central", **privacy}
     try:
         return RunConfig.model_validate(tables)
     except ValidationError as error:
@@ -199,6 +203,13 @@ def _impossible_on_a_cluster(config: RunConfig) -> Iterable[str]:
         yield f"{given}: {strategy} needs every phone's model; allowed with {_one_of(LINEAR)}"
 
 
+VARIANTS: dict[str, type[Table]] = {
+    **dict(zip(STRATEGY_NAMES, get_args(Strategy), strict=True)),
+    **dict(zip(MECHANISMS, get_args(Privacy), strict=True)),
+}
+"""The tables of which a config holds one of several, by the name that says which."""
+
+
 _SAYS = {
     "int_type": "must be a whole number",
     "float_type": "must be a number",
@@ -217,13 +228,13 @@ def _line(detail: Any) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if not detail["loc"] and kind == "value_error":
         return str(context["error"])
-    location = [part for part in detail["loc"] if part not in STRATEGY_NAMES]
+    location = [part for part in detail["loc"] if part not in VARIANTS]
     key = ".".join(str(part) for part in location) or "config"
     if kind == "extra_forbidden":
         return f"{key}: unknown key; {_suggest(detail['loc'])}"
     if kind == "union_tag_invalid":
-        given = str(detail["input"].get("name"))
-        return f"{key}.name = {_shown(given)}: must be {_one_of(STRATEGY_NAMES)}"
+        tag, names = ("mechanism", MECHANISMS) if key == "privacy" else ("name", STRATEGY_NAMES)
+        return f"{key}.{tag} = {_shown(str(detail['input'].get(tag)))}: must be {_one_of(names)}"
     if kind == "literal_error":
         says = f"must be {context['expected'].replace(chr(39), '')}"
     elif bound := next((word for word in ("gt", "ge", "lt", "le") if word in context), None):
@@ -248,9 +259,9 @@ def _suggest(location: tuple[str | int, ...]) -> str:
     """What is allowed where an unknown key stood, and the nearest name to what was written."""
     table: type[BaseModel] = RunConfig
     for part in location[:-1]:
-        if part in STRATEGY_NAMES:
-            table = next(member for member in get_args(Strategy) if member.__name__ == part)
-        elif isinstance(part, str) and part != "strategy":
+        if part in VARIANTS:
+            table = VARIANTS[str(part)]
+        elif isinstance(part, str) and part not in ("strategy", "privacy"):
             annotation = table.model_fields[part].annotation
             table = Published if part == "published" else annotation  # pyright: ignore[reportAssignmentType]
     allowed = list(table.model_fields)

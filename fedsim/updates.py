@@ -102,3 +102,19 @@ class Updates:
     examples: NDArray[np.int64]
     metrics: dict[str, NDArray[np.float64]]
     failures: tuple[Failure, ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClippedSum:
+    """What a cohort sends back under clipping: the sum of its updates, each scaled down to the clip where it is longer.
+
+    An update is the trained model less the round's. ``total`` is ``float64[P]``, zeros where nobody succeeded;
+    ``norms`` are the updates' Euclidean norms before clipping, ``float64[C]``. The rest is as in `Updates`.
+    """
+
+    clients: NDArray[np.int64]
+    total: NDArray[np.float64]
+    norms: NDArray[np.float64]
+    examples: NDArray[np.int64]
+    metrics: dict[str, NDArray[np.float64]]
+    failures: tuple[Failure, ...] = field(default=())

@@ -24,7 +24,7 @@ NAMES = (
     "FedAvg, FedAvgM, FedProx, FedAdam, FedYogi, FedAdagrad, QFedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum "
     "or Bulyan"
 )
-TABLES = "seed, federation, strategy, data, model, training, baselines, speed, output, report"
+TABLES = "seed, federation, strategy, data, model, training, privacy, baselines, speed, output, report"
 
 BAD = [
     (["federation.clients=ten"], "federation.clients = ten: must be a whole number"),

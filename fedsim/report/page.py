@@ -31,7 +31,7 @@ def write_report(folder: Path) -> Path:
         provenance.environment(run),
         provenance.command(run),
     )
-    return _write(
+    return write_page(
         folder / "report.html",
         title=headline.page_title(run),
         lead=headline.result_sentence(run),
@@ -50,10 +50,10 @@ def write_partition_page(folder: Path) -> Path:
     arrays = read_clients(folder)
     if "label_counts" not in arrays:
         raise ValueError(f"{folder / 'clients.npz'} must hold label_counts, got {', '.join(arrays) or 'nothing'}")
-    return _write(folder / "partition.html", title="Partition", sections=(sections.labels(arrays),))
+    return write_page(folder / "partition.html", title="Partition", sections=(sections.labels(arrays),))
 
 
-def _write(
+def write_page(
     path: Path,
     *,
     title: str,
@@ -62,6 +62,7 @@ def _write(
     notices: tuple[str, ...] = (),
     figures: tuple[tuple[str, Cell], ...] = (),
 ) -> Path:
+    """One page of ``sections`` in the style of all reports, in one file; returns ``path``."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(
