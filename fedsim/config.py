@@ -1,18 +1,19 @@
 """A run as a value: `RunConfig` from a typed TOML file and dotted overrides; what does not fit is refused in a line."""
 
-import difflib
 import json
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from fedsim.privacy_settings import MECHANISMS, NoPrivacy, Privacy
-from fedsim.settings import Baselines, Data, Federation, Model, Output, Published, Report, Speed, Training
-from fedsim.strategy_settings import LINEAR, STRATEGY_NAMES, Bulyan, FedAvg, Krum, MultiKrum, Strategy, Table
+from fedsim.impossible import impossible
+from fedsim.mistakes import line, shown
+from fedsim.privacy_settings import NoPrivacy, Privacy
+from fedsim.settings import Baselines, Data, Federation, Model, Output, Report, Speed, Training
+from fedsim.strategy_settings import FedAvg, Strategy, Table
 
 
 class ConfigError(ValueError):
@@ -39,7 +40,7 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if mistakes := list(_impossible(self)):
+        if mistakes := list(impossible(self.federation, self.data, self.strategy, self.speed, self.privacy)):
             raise ValueError("\n".join(mistakes))
         return self
 
@@ -62,7 +63,7 @@ def from_mapping(tables: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(tables)
     except ValidationError as error:
-        raise ConfigError("\n".join(_line(detail) for detail in error.errors())) from None
+        raise ConfigError("\n".join(line(detail, RunConfig) for detail in error.errors())) from None
 
 
 def from_flower(run_config: Mapping[str, Any]) -> RunConfig:
@@ -77,7 +78,7 @@ def from_flower(run_config: Mapping[str, Any]) -> RunConfig:
     try:
         overrides = shlex.split(settings)
     except ValueError as error:
-        raise ConfigError(f"settings = {_shown(settings)}: cannot be split into key=value ({error})") from None
+        raise ConfigError(f"settings = {shown(settings)}: cannot be split into key=value ({error})") from None
     return load(None, overrides)
 
 
@@ -153,117 +154,3 @@ def _toml_value(text: str) -> Any:
     except ValueError:  # a TOMLDecodeError, or Python's on a number of thousands of digits
         return text
     return parsed["value"] if len(parsed) == 1 else text
-
-
-def _impossible(config: RunConfig) -> Iterable[str]:
-    """Every pair of settings that cannot both hold, in a line each."""
-    federation, data, strategy = config.federation, config.data, config.strategy
-    if federation.cohort > federation.clients:
-        yield f"federation.cohort = {federation.cohort}: must be at most federation.clients = {federation.clients}"
-    for key, schemes in (
-        ("alpha", ("dirichlet", "quantity")),
-        ("classes_per_client", ("pathological", "shards", "sampled")),
-        ("examples_per_client", ("sampled",)),
-    ):
-        if (value := getattr(data, key)) is not None and data.partition not in schemes:
-            yield (
-                f"data.{key} = {value}: belongs to data.partition = {_one_of(schemes)}, "
-                f"and data.partition is {data.partition}"
-            )
-    if config.speed.aggregation == "streamed" and strategy.name not in LINEAR:
-        yield f"speed.aggregation = streamed: {strategy.name} needs every phone's model; allowed with {_one_of(LINEAR)}"
-    if config.speed.cluster:
-        yield from _impossible_on_a_cluster(config)
-    if isinstance(strategy, Krum | MultiKrum | Bulyan):
-        times = 4 if isinstance(strategy, Bulyan) else 2
-        needed = times * strategy.num_malicious_nodes + 3
-        if federation.cohort < needed:
-            yield (
-                f"federation.cohort = {federation.cohort}: {strategy.name} with strategy.num_malicious_nodes = "
-                f"{strategy.num_malicious_nodes} needs at least {needed}"
-            )
-    if isinstance(strategy, MultiKrum) and strategy.num_nodes_to_select > federation.cohort:
-        yield (
-            f"strategy.num_nodes_to_select = {strategy.num_nodes_to_select}: must be at most "
-            f"federation.cohort = {federation.cohort}"
-        )
-
-
-def _impossible_on_a_cluster(config: RunConfig) -> Iterable[str]:
-    speed, strategy = config.speed, config.strategy.name
-    given = f"speed.cluster = {speed.cluster}"
-    _, colon, port = speed.cluster.rpartition(":")
-    if speed.cluster != "auto" and not (colon and port.isdecimal()):
-        yield f"{given}: must be host:port, as ray start prints it, or auto"
-    if speed.engine == "torch":
-        yield f"{given}: nodes train in the native engine; allowed with speed.engine = native, not torch"
-    if speed.aggregation == "stacked":
-        yield f"{given}: nodes send sums; allowed with speed.aggregation = streamed, not stacked"
-    if strategy not in LINEAR:
-        yield f"{given}: {strategy} needs every phone's model; allowed with {_one_of(LINEAR)}"
-
-
-VARIANTS: dict[str, type[Table]] = {
-    **dict(zip(STRATEGY_NAMES, get_args(Strategy), strict=True)),
-    **dict(zip(MECHANISMS, get_args(Privacy), strict=True)),
-}
-"""The tables of which a config holds one of several, by the name that says which."""
-
-
-_SAYS = {
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be a text",
-    "bool_type": "must be true or false",
-    "finite_number": "must be a finite number",
-    "model_type": "must be a table",
-    "model_attributes_type": "must be a table",
-    "tuple_type": "must be a list of tables",
-    "missing": "is missing",
-}
-
-
-def _line(detail: Any) -> str:
-    """One pydantic error as one line: key, value, what is allowed."""
-    kind, context = detail["type"], detail.get("ctx", {})
-    if not detail["loc"] and kind == "value_error":
-        return str(context["error"])
-    location = [part for part in detail["loc"] if part not in VARIANTS]
-    key = ".".join(str(part) for part in location) or "config"
-    if kind == "extra_forbidden":
-        return f"{key}: unknown key; {_suggest(detail['loc'])}"
-    if kind == "union_tag_invalid":
-        tag, names = ("mechanism", MECHANISMS) if key == "privacy" else ("name", STRATEGY_NAMES)
-        return f"{key}.{tag} = {_shown(str(detail['input'].get(tag)))}: must be {_one_of(names)}"
-    if kind == "literal_error":
-        says = f"must be {context['expected'].replace(chr(39), '')}"
-    elif bound := next((word for word in ("gt", "ge", "lt", "le") if word in context), None):
-        words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-        says = f"must be {words[bound]} {context[bound]}"
-    else:
-        says = _SAYS.get(kind, detail["msg"])
-    return f"{key}: {says}" if kind == "missing" else f"{key} = {_shown(detail['input'])}: {says}"
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str) if not isinstance(value, str) else value
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _one_of(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last
-
-
-def _suggest(location: tuple[str | int, ...]) -> str:
-    """What is allowed where an unknown key stood, and the nearest name to what was written."""
-    table: type[BaseModel] = RunConfig
-    for part in location[:-1]:
-        if part in VARIANTS:
-            table = VARIANTS[str(part)]
-        elif isinstance(part, str) and part not in ("strategy", "privacy"):
-            annotation = table.model_fields[part].annotation
-            table = Published if part == "published" else annotation  # pyright: ignore[reportAssignmentType]
-    allowed = list(table.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-    return (f"did you mean {near[0]}? " if near else "") + f"allowed here: {', '.join(allowed)}"

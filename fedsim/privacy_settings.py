@@ -1,6 +1,6 @@
 """The privacy mechanisms a config can name, each with its own parameters."""
 
-from typing import Literal, Union, get_args
+from typing import Literal
 
 from pydantic import Field
 
@@ -77,7 +77,4 @@ class DpSgd(Budget):
     mechanism: Literal["dp_sgd"]
 
 
-Privacy = Union[  # noqa: UP007 (pyright reads the members off it below)
-    NoPrivacy, Central, Local, Distributed, MatrixFactorisation, DpSgd
-]
-MECHANISMS = tuple(get_args(member.model_fields["mechanism"].annotation)[0] for member in get_args(Privacy))
+Privacy = NoPrivacy | Central | Local | Distributed | MatrixFactorisation | DpSgd

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedsim.config import (
-    LINEAR,
-    STRATEGY_NAMES,
     ConfigError,
     RunConfig,
     command_line,
@@ -19,6 +17,7 @@ from fedsim.config import (
     load,
     with_cluster,
 )
+from fedsim.strategy_settings import LINEAR, STRATEGY_NAMES
 
 NAMES = (
     "FedAvg, FedAvgM, FedProx, FedAdam, FedYogi, FedAdagrad, QFedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum "

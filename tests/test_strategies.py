@@ -15,12 +15,13 @@ from flwr.serverapp.strategy import Strategy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedsim.config import STRATEGY_NAMES, RunConfig, from_mapping
+from fedsim.config import RunConfig, from_mapping
 from fedsim.messages import WEIGHTS, model_record, training_record
 from fedsim.results import Checkpoint, read_checkpoint, write_checkpoint
 from fedsim.seeds import generator
 from fedsim.simulation.grid import FederationGrid
 from fedsim.strategies import ResumableStrategy, Scalar, build_strategy, exact_arrays, restore, state
+from fedsim.strategy_settings import STRATEGY_NAMES
 from fedsim.updates import LocalTraining
 from tests.simulation import Kind, arithmetic_phones
 

@@ -21,10 +21,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
-from fedsim.config import STRATEGY_NAMES
 from fedsim.messages import WEIGHTS, model_record, training_record
 from fedsim.seeds import flower_sampling, generator
 from fedsim.simulation.grid import FederationGrid
+from fedsim.strategy_settings import STRATEGY_NAMES
 from fedsim.updates import LocalTraining
 from tests.simulation import Kind, answer, arithmetic_phones
 
