@@ -23,8 +23,9 @@ from fedsim import __version__, model_files
 from fedsim.bench import Bench, bench
 from fedsim.config import ConfigError, load
 from fedsim.doctor import examine
-from fedsim.federation import set_up
+from fedsim.federation import set_up, with_plan
 from fedsim.outcome import write_partition
+from fedsim.privacy.words import explain, statement
 from fedsim.recording import Row, RunError
 from fedsim.results import CONFIG, read_config, to_json
 from fedsim.run import RunRecord, resume, run
@@ -36,6 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+privacy = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What a config's privacy comes to.")
+app.add_typer(privacy, name="privacy")
 model = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Build, describe and check Core ML files.")
 app.add_typer(model, name="model")
 
@@ -189,6 +192,25 @@ def bench_verb(
     out.print(table)
 
 
+@privacy.command("explain")
+def explain_verb(file: File = None, overrides: Set = None, as_json: Json = False) -> None:
+    """Say in plain words what a private run promises, of whom, under which conditions, and what it does not cover.
+
+    **Examples**
+
+    - `fedsim privacy explain --set privacy.epsilon=8 --set federation.clients=1000 --set federation.cohort=100`
+    - `fedsim privacy explain FILE.toml --json`
+    """
+    plan = with_plan(set_up(load(file, overrides or ()))).plan
+    if plan is None:
+        raise ConfigError("privacy.mechanism = none: promises nothing; give privacy.epsilon to begin with")
+    if as_json:
+        print(to_json(statement(plan)))
+        return
+    for paragraph in explain(plan):
+        out.print(paragraph, highlight=False, markup=False)
+
+
 @model.command("build")
 def build(
     path: Annotated[Path, typer.Argument(help="The .mlmodel file to write.")],
@@ -251,7 +273,9 @@ def _line(row: Row, rounds: int) -> str:
 def _figures(row: Row) -> str:
     loss = "" if row["train_loss"] is None else f"  train loss {row['train_loss']:.4f}"
     failures = f"  {row['failures']} failed" if row["failures"] else ""
-    return f"accuracy {row['test_accuracy']:.2%}{loss}{failures}"
+    accuracy = "not tested" if row["test_accuracy"] is None else f"accuracy {row['test_accuracy']:.2%}"
+    spent = f"  epsilon {row['privacy']['epsilon']:.3g}" if "privacy" in row else ""
+    return f"{accuracy}{loss}{spent}{failures}"
 
 
 def _show(record: RunRecord, as_json: bool) -> None:
@@ -264,6 +288,12 @@ def _show(record: RunRecord, as_json: bool) -> None:
         table.add_row(name, value)
     out.print(table)
     out.print(f"{record.folder}/report.html", highlight=False, soft_wrap=True)
+
+
+def _promise(said: dict[str, Any]) -> str:
+    if said["epsilon"] is None:
+        return "none promised: no noise"
+    return f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}; {said['adjacency']}; {said['sampling']}"
 
 
 def _bench_heading(found: Bench) -> Iterator[str]:
@@ -293,6 +323,8 @@ def _headline(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "central training", f"{baselines['central']:.2%} with the same budget"
     if "local_only" in baselines:
         yield "phones alone", f"{baselines['local_only']:.2%} on average"
+    if "privacy" in summary:
+        yield "privacy", _promise(summary["privacy"])
     yield "clients", f"{accuracy['mean']:.2%} on average, worst tenth {accuracy['worst_decile_mean']:.2%}"
     yield "traffic", f"{summary['bytes']['down'] / 1e6:.0f} MB down, {summary['bytes']['up'] / 1e6:.0f} MB up"
     yield "time", f"{summary['seconds']['total']:.1f} s"

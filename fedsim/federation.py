@@ -15,12 +15,13 @@ from fedsim.coreml.contract import Contract, read_contract, with_training
 from fedsim.coreml.weights import read_weights
 from fedsim.data import partition as partitions
 from fedsim.data.dataset import Dataset
-from fedsim.data.partition import Shards, shards_of
+from fedsim.data.partition import Shards, shards_of, sizes
 from fedsim.data.partitioners import mirror, partition
 from fedsim.data.population import Population, population, shards_in
 from fedsim.data.sources import load
 from fedsim.models.initial import initial_weights
 from fedsim.models.lenet import lenet_contract
+from fedsim.privacy.plan import Plan, plan
 from fedsim.seeds import generator, key
 from fedsim.settings import Speed, Training
 from fedsim.strategy_settings import LINEAR
@@ -46,7 +47,7 @@ class Federation:
     """Everything a run needs that follows from its config: the same in the simulation, on a server, in a client.
 
     ``partition`` and ``test_partition`` say what the first clients hold: all of them where the data are dealt, and
-    `PANEL` of them where ``population`` says what any client draws.
+    `PANEL` of them where ``population`` says what any client draws. ``plan`` is what privacy comes to (`with_plan`).
     """
 
     config: RunConfig
@@ -56,6 +57,25 @@ class Federation:
     population: Population | None
     test_partition: Shards
     initial: Weights
+    plan: Plan | None = None
+
+
+def with_plan(federation: Federation) -> Federation:
+    """The federation with the plan of its privacy, and no more rounds than the budget allows; takes seconds if any.
+
+    Raises `ConfigError` where the budget does not allow one round.
+    """
+    config = federation.config
+    try:
+        planned = plan(config, federation.contract.parameters, sizes(federation.partition))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if planned is None:
+        return federation
+    if planned.rounds < planned.asked:
+        log.warning("the privacy budget allows %d of %d rounds", planned.rounds, planned.asked)
+    rounds = config.federation.model_copy(update={"rounds": planned.rounds})
+    return replace(federation, config=config.model_copy(update={"federation": rounds}), plan=planned)
 
 
 def training_shards(federation: Federation, clients: NDArray[np.int64]) -> Shards:

@@ -146,6 +146,39 @@ def write_replies(messages: Iterable[Message], clients: Iterable[int], updates: 
     return replies
 
 
+def write_orders(orders: Orders, nodes: Iterable[int]) -> list[Message]:
+    """What a strategy would send to tell ``nodes``, a client of ``orders`` each, to train."""
+    if orders.training is None:
+        raise ValueError("these orders are for evaluation")
+    config = training_record(orders.training)
+    config[ROUND] = orders.round
+    content = RecordDict({ARRAYS: model_record(orders.weights), CONFIG: config})
+    return [Message(content, node, MessageType.TRAIN, group_id=str(orders.round)) for node in nodes]
+
+
+def read_replies(replies: Iterable[Message], orders: Orders) -> Updates:
+    """The inverse of `write_replies`, for replies in the orders' order; an error is a `Failure` with its reason."""
+    rows: list[tuple[int, Weights, MetricRecord]] = []
+    failures: list[Failure] = []
+    for client, reply in zip(orders.clients.tolist(), replies, strict=True):
+        if reply.has_error():
+            reason = reply.error.reason or "it did not say why"
+            failures.append(
+                Failure(client=client, round=orders.round, stage="train", reason=reason, traceback="not sent along")
+            )
+        else:
+            record = cast(MetricRecord, _part(reply.content, METRICS))
+            rows.append((client, read_weights(cast(ArrayRecord, _part(reply.content, ARRAYS))), record))
+    names = [name for name in rows[0][2] if name != EXAMPLES] if rows else []
+    return Updates(
+        clients=np.array([client for client, _, _ in rows], np.int64),
+        weights=np.array([weights for _, weights, _ in rows], np.float32).reshape(len(rows), len(orders.weights)),
+        examples=np.array([record[EXAMPLES] for _, _, record in rows], np.int64),
+        metrics={name: np.array([record[name] for _, _, record in rows], np.float64) for name in names},
+        failures=tuple(failures),
+    )
+
+
 def describe(failed: Failure) -> str:
     """A failure in one line: which client, when, doing what, why."""
     return f"client {failed.client}, round {failed.round}, {failed.stage}: {failed.reason}"

@@ -13,6 +13,8 @@ from fedsim.coreml.contract import architecture_id, weights_id
 from fedsim.coreml.weights import named_weights, write_weights
 from fedsim.data import partition as partitions
 from fedsim.federation import Federation
+from fedsim.privacy.plan import Plan, participations
+from fedsim.privacy.words import statement
 from fedsim.recording import Row, spread
 from fedsim.report import write_partition_page, write_report
 from fedsim.simulation.engines import Engine
@@ -75,7 +77,8 @@ def finish(
     """The trained model in both formats, the summary, the report."""
     contract = federation.contract
     rows = results.read_rounds(folder / results.ROUNDS)
-    accuracies = [row["test_accuracy"] for row in rows]
+    tested = [row for row in rows if row["test_accuracy"] is not None]
+    accuracies = [row["test_accuracy"] for row in tested]
     model_file = write_weights(contract.file, contract.slots, weights)
     results.write_model(folder, named_weights(contract.slots, weights), model_file, weights_id(weights))
     summary = {
@@ -84,7 +87,7 @@ def finish(
         "test_accuracy": accuracies[-1],
         "test_loss": rows[-1]["test_loss"],
         "best_accuracy": max(accuracies),
-        "rounds_to": {str(goal): _first_round(rows, goal) for goal in (0.9, 0.95, 0.97, 0.98, 0.985, 0.99)},
+        "rounds_to": {str(goal): _first_round(tested, goal) for goal in (0.9, 0.95, 0.97, 0.98, 0.985, 0.99)},
         "client_accuracy": spread(accuracy),
         "baselines": _baseline_accuracies(folder),
         "bytes": {way: sum(row[f"bytes_{way}"] for row in rows) for way in ("down", "up")},
@@ -98,9 +101,17 @@ def finish(
             "weights_id": weights_id(weights),
         },
     }
+    if federation.plan:
+        summary["privacy"] = {**statement(federation.plan), "worst_client": _worst_client(federation.plan, rows)}
     results.write_json(folder / results.SUMMARY, summary)
     write_report(folder)
     return summary
+
+
+def _worst_client(plan: Plan, rows: list[Row]) -> dict[str, int]:
+    """The client that took part most often, and the most that it might have."""
+    times = np.unique([client for row in rows for client in row["clients"]], return_counts=True)[1]
+    return {"participations": int(times.max(initial=0)), "at_most": participations(plan)}
 
 
 def _baseline_accuracies(folder: Path) -> dict[str, float]:

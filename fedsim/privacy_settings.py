@@ -62,8 +62,8 @@ class Distributed(Budget):
 class MatrixFactorisation(Budget):
     """The server's noise of one round takes back part of the rounds' before (Choquette-Choo et al. 2023).
 
-    ``bands`` is over how many rounds it does so, at most the rounds between two turns of one phone; all of these
-    where it is not given.
+    ``bands`` is over how many rounds it does so, at most the rounds between two turns of one phone; all of these, or
+    64, where it is not given.
     """
 
     mechanism: Literal["matrix"]
@@ -75,6 +75,8 @@ class DpSgd(Budget):
     """Each phone trains by DP-SGD (Abadi et al. 2016), which protects examples: ``clip`` is of their gradients."""
 
     mechanism: Literal["dp_sgd"]
+    sampling: Literal["cyclic"] = "cyclic"
 
 
-Privacy = NoPrivacy | Central | Local | Distributed | MatrixFactorisation | DpSgd
+Mechanism = Central | Local | Distributed | MatrixFactorisation | DpSgd
+Privacy = NoPrivacy | Mechanism

@@ -16,11 +16,13 @@ from fedsim import results
 from fedsim.data.partition import Shards, sizes
 from fedsim.messages import EXAMPLES, METRICS, decoded, describe, read_weights
 from fedsim.strategies import Strategy, exact_arrays, state
-from fedsim.updates import Failure, Mean, Orders, Updates, Weights
+from fedsim.updates import ClippedSum, Failure, Mean, Orders, Updates, Weights
 
 Row = dict[str, Any]
 Seconds = dict[str, float]
 Evaluate = Callable[[Weights], tuple[NDArray[np.float64], NDArray[np.bool_]]]
+
+NOT_TESTED: Row = {"test_loss": None, "test_accuracy": None, "client_accuracy": None}
 
 log = logging.getLogger("fedsim")
 
@@ -33,8 +35,8 @@ class RoundRecorder:
     """Sees every round of one run and writes its row, its timings and its checkpoint into the run folder.
 
     A round is evaluated and written down while the next one trains; `close` waits for the last. ``evaluate`` gives
-    loss and correctness of every test example; one pass over them a round serves the central figures and, through
-    ``test_partition``, every client's accuracy on the test examples dealt to it. ``client_of`` says which client a
+    loss and correctness of every test example; one pass over them, every ``evaluate_every`` rounds, serves the central
+    figures and, through ``test_partition``, every client's accuracy on the test examples dealt to it. ``client_of`` says which client a
     node is. ``resumed_after`` is the round whose checkpoint the run goes on from. ``listen`` gets every row as it is
     written, on a thread of its own.
     """
@@ -48,6 +50,7 @@ class RoundRecorder:
         test_partition: Shards,
         client_of: Callable[[int], int],
         stop_on_failure: bool,
+        evaluate_every: int,
         checkpoint_every: int,
         last_round: int,
         resumed_after: int | None,
@@ -59,6 +62,7 @@ class RoundRecorder:
         self.test_partition = test_partition
         self.client_of = client_of
         self.stop_on_failure = stop_on_failure
+        self.evaluate_every = evaluate_every
         self.checkpoint_every = checkpoint_every
         self.last_round = last_round
         self.resumed_after = resumed_after
@@ -77,8 +81,11 @@ class RoundRecorder:
         self._failures |= {failed.client: failed for failed in updates.failures}
         return updates
 
-    def note_mean(self, orders: Orders, found: Mean) -> Mean:
-        """Remember what a cohort that answers as one phone did, which its one reply has no room for."""
+    def note_cohort(self, orders: Orders, found: Mean | ClippedSum, private: Row | None = None) -> None:
+        """Remember what a cohort that answers as one phone did, which its one reply has no room for.
+
+        ``private`` is what its answer cost and how it was made, where it is private.
+        """
         self._failures = {failed.client: failed for failed in found.failures}
         size = 4 * len(orders.weights)
         self._row = _trained(
@@ -89,7 +96,8 @@ class RoundRecorder:
             bytes_down=size * len(orders.clients),
             bytes_up=size * len(found.clients),
         )
-        return found
+        if private:
+            self._row["privacy"] = private
 
     def on_replies(self, number: int, phase: str, messages: list[Message], replies: list[Message]) -> None:
         """`ResumableStrategy`'s view of a phase: what came back, and whether the run may go on."""
@@ -117,7 +125,7 @@ class RoundRecorder:
                 f"round {number}: the model is no longer finite; lower the learning rate of phones or server"
             )
         checkpoint = None
-        if number and (number % self.checkpoint_every == 0 or number == self.last_round):
+        if number and self._is_due(number, self.checkpoint_every):
             arrays, scalars = state(self.strategy)
             copies = {name: array.copy() for name, array in arrays.items()}
             checkpoint = results.Checkpoint(round=number, model=exact_arrays(record), arrays=copies, scalars=scalars)
@@ -144,18 +152,11 @@ class RoundRecorder:
     ) -> None:
         """Evaluate one round's model; its row, its checkpoint, its timings."""
         mark = time.perf_counter()
-        losses, correct = self.evaluate(weights)
-        self.accuracy = client_accuracy(correct, self.test_partition)
+        tested = self._test(weights) if self._is_due(number, self.evaluate_every) else NOT_TESTED
         if number == self.resumed_after:  # written before the cut
             self._began = time.perf_counter()
             return
-        row: Row = {
-            "round": number,
-            **trained,
-            "test_loss": float(losses.mean()),
-            "test_accuracy": float(correct.mean()),
-            "client_accuracy": spread(self.accuracy),
-        }
+        row: Row = {"round": number, **trained, **tested}
         seconds = {**seconds, "evaluate": time.perf_counter() - mark}
         mark = time.perf_counter()
         results.append(self.folder / results.ROUNDS, row)
@@ -166,6 +167,19 @@ class RoundRecorder:
         wall, self._began = now - self._began, now
         results.append(self.folder / results.TIMINGS, {"round": number, "wall": wall, "seconds": seconds})
         self.listen({**row, "seconds": wall})
+
+    def _test(self, weights: Weights) -> Row:
+        """The testing half of a row."""
+        losses, correct = self.evaluate(weights)
+        self.accuracy = client_accuracy(correct, self.test_partition)
+        return {
+            "test_loss": float(losses.mean()),
+            "test_accuracy": float(correct.mean()),
+            "client_accuracy": spread(self.accuracy),
+        }
+
+    def _is_due(self, number: int, every: int) -> bool:
+        return number % every == 0 or number == self.last_round
 
     def _from_messages(self, messages: list[Message], replies: list[Message]) -> Row:
         """The training half of a row, read off a message and a reply a phone."""

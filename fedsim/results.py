@@ -30,6 +30,7 @@ from fedsim.files import write_atomically
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 INPUTS = "inputs.json"
+PRIVACY = "privacy.json"
 ROUNDS = "rounds.jsonl"
 TIMINGS = "timings.jsonl"
 SUMMARY = "summary.json"

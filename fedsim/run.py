@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from fedsim.baselines import CentralTraining
 from fedsim.config import ConfigError, RunConfig, command_line, with_cluster
 from fedsim.coreml.contract import architecture_id, weights_id
 from fedsim.data.dataset import Dataset, digest
-from fedsim.federation import Federation, set_up
+from fedsim.federation import Federation, set_up, with_plan
 from fedsim.outcome import finish, write_baselines, write_clients, write_partition
+from fedsim.privacy.words import statement
+from fedsim.privacy_settings import Central, Distributed
 from fedsim.recording import RoundRecorder, Row
 from fedsim.report import write_report
 from fedsim.simulation.engines import Engine, open_engine
 from fedsim.simulation.grid import FederationGrid, Phones, ask_clients
+from fedsim.simulation.private import Cohort, first_state, own_training, private_phone, stacked
 from fedsim.simulation.streamed import cohort_phone
 from fedsim.strategies import ResumableStrategy, build_strategy, restore
 from fedsim.updates import Mean, Orders, Updates, Weights
@@ -72,12 +76,14 @@ def run(
     """
     began, started = time.perf_counter(), datetime.now(UTC)
     config = _for_real_phones(config or RunConfig()) if inner else config or RunConfig()
-    federation = set_up(config, dataset)
+    federation = with_plan(set_up(config, dataset))
     asked = config.model_copy(update={"speed": federation.config.speed})  # engines differ by rounding
     command = None if dataset else command_line(asked)  # no command can name arrays of one's own
     with open_engine(federation) as engine:
         folder = results.create(federation.config, command, started)
         results.write_json(folder / results.INPUTS, _inputs(federation))
+        if federation.plan:
+            results.write_json(folder / results.PRIVACY, statement(federation.plan))
         return _run(federation, folder, engine, inner, listen, began)
 
 
@@ -98,7 +104,7 @@ def resume(
     if results.status(folder) == "finished":
         raise ConfigError(f"{folder}: this run has finished; there is nothing to resume")
     config = results.read_config(folder)
-    federation = set_up(config if cluster is None else with_cluster(config, cluster), dataset)
+    federation = with_plan(set_up(config if cluster is None else with_cluster(config, cluster), dataset))
     begun, now = results.read_json(folder / results.INPUTS), _inputs(federation)
     if begun and (changed := [name for name in now if now[name] != begun.get(name)]):
         raise ConfigError(f"{folder}: the {' and the '.join(changed)} are not those this run began with")
@@ -112,6 +118,16 @@ def _for_real_phones(config: RunConfig) -> RunConfig:
         raise ConfigError(f"speed.cluster = {config.speed.cluster}: all phones must be simulated; leave it empty here")
     if config.speed.aggregation == "streamed":
         raise ConfigError("speed.aggregation = streamed: all phones must be simulated; allowed here: stacked")
+    if isinstance(config.privacy, Distributed):
+        raise ConfigError(
+            "privacy.mechanism = distributed: real phones have no secure aggregation that would open sums only; "
+            "allowed here: none, central, local, matrix or dp_sgd"
+        )
+    if isinstance(config.privacy, Central) and config.privacy.sampling != "cyclic":
+        raise ConfigError(
+            f"privacy.sampling = {config.privacy.sampling}: phones check in when they like and the server sees who "
+            "does, so nobody is hidden among those who were not drawn; allowed here: cyclic"
+        )
     return config.model_copy(update={"speed": config.speed.model_copy(update={"aggregation": "stacked"})})
 
 
@@ -181,36 +197,26 @@ def _play(
             central.follow(row)
         listen(row)
 
-    def train(orders: Orders) -> Updates:
-        return recorder.note_updates(engine.train(orders))
+    def client_of(node: int) -> int:
+        return grid.client_of(node)
 
-    def mean(orders: Orders) -> Mean:
-        return recorder.note_mean(orders, engine.mean(orders))
-
-    size = config.federation
-    if config.speed.aggregation == "streamed":
-        phones = cohort_phone(size.clients, size.cohort, config.seed, mean)
-    else:
-        phones = Phones(clients=size.clients, train=train, evaluate=engine.evaluate)
-    grid = FederationGrid(
-        phones,
-        inner=inner,
-        remote=ask_clients(inner, NODES_ANSWER_SECONDS) if inner else {},
-    )
     recorder = RoundRecorder(
         folder=folder,
         strategy=strategy,
         evaluate=engine.score,
         test_partition=federation.test_partition,
-        client_of=grid.client_of,
+        client_of=client_of,
         stop_on_failure=config.federation.on_client_failure == "stop",
+        evaluate_every=config.output.evaluate_every,
         checkpoint_every=config.output.checkpoint_every,
         last_round=config.federation.rounds,
         resumed_after=done if checkpoint else None,
         listen=tell,
     )
+    rows = results.read_rounds(folder / results.ROUNDS)
+    grid = _grid(federation, engine, inner, recorder, rows)
     if central:
-        for row in results.read_rounds(folder / results.ROUNDS):
+        for row in rows:
             central.follow(row)
     model = messages.model_record(federation.initial)
     if checkpoint:
@@ -230,3 +236,37 @@ def _play(
         recorder.close()
         gc.unfreeze()
     return messages.read_weights(result.arrays if result.arrays else model), recorder.accuracy
+
+
+def _grid(
+    federation: Federation, engine: Engine, inner: Grid | None, recorder: RoundRecorder, rows: list[Row]
+) -> FederationGrid:
+    """What the strategy meets: every phone, or one node that stands for a round's cohort."""
+    config, plan = federation.config, federation.plan
+    size, streamed = config.federation, config.speed.aggregation == "streamed"
+    own = own_training(plan, engine)
+
+    def train(orders: Orders) -> Updates:
+        return recorder.note_updates(own(orders))
+
+    def mean(orders: Orders) -> Mean:
+        found = engine.mean(orders)
+        recorder.note_cohort(orders, found)
+        return found
+
+    if streamed and not plan:
+        return FederationGrid(cohort_phone(size.clients, size.cohort, config.seed, mean))
+    phones = Phones(clients=size.clients, train=train, evaluate=engine.evaluate)
+    everybody = FederationGrid(phones, inner=inner, remote=ask_clients(inner, NODES_ANSWER_SECONDS) if inner else {})
+    if not plan:
+        return everybody
+    asked = partial(_ask, everybody) if inner else own
+    cohort = Cohort(train=asked, clipped=engine.clipped if streamed else stacked(asked))
+    return FederationGrid(private_phone(plan, cohort, first_state(plan, rows), recorder.note_cohort))
+
+
+def _ask(grid: FederationGrid, orders: Orders) -> Updates:
+    """What the phones of ``orders``, real and simulated, send back."""
+    nodes = [grid.node_ids[client] for client in orders.clients.tolist()]
+    replies = grid.send_and_receive(messages.write_orders(orders, nodes), timeout=REPLY_SECONDS)
+    return messages.read_replies(replies, orders)

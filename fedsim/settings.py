@@ -83,9 +83,14 @@ class Speed(Table):
 
 
 class Output(Table):
-    """``folder`` is the run's own folder, ``runs/<time>`` where it is not given."""
+    """``folder`` is the run's own folder, ``runs/<time>`` where it is not given.
+
+    The model is tested every ``evaluate_every`` rounds and kept every ``checkpoint_every``; before the first round it
+    is tested, too, and after the last it is both.
+    """
 
     folder: str | None = None
+    evaluate_every: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
 
 

@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedsim.config import RunConfig
+from fedsim.privacy_settings import NoPrivacy
 from fedsim.seeds import flower_sampling
 
 Scalar = bool | int | float | str
@@ -24,10 +25,10 @@ def build_strategy(config: RunConfig, learning_rate: float) -> Strategy:
 
     Phones are not asked to evaluate: the run evaluates the model once, centrally, and reads every client's
     accuracy off that pass. ``learning_rate`` is the phones', which QFedAvg needs to know. Where aggregation is
-    streamed, the strategy meets one node, which stands for the cohort of `draw_cohort`.
+    streamed or private, the strategy meets one node, which stands for the cohort.
     """
-    streamed = config.speed.aggregation == "streamed"
-    clients, cohort = (1, 1) if streamed else (config.federation.clients, config.federation.cohort)
+    one = config.speed.aggregation == "streamed" or not isinstance(config.privacy, NoPrivacy)
+    clients, cohort = (1, 1) if one else (config.federation.clients, config.federation.cohort)
     parameters: dict[str, Any] = config.strategy.model_dump(exclude={"name"})
     if parameters.get("client_learning_rate", 1.0) is None:
         parameters["client_learning_rate"] = learning_rate

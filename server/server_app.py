@@ -22,4 +22,5 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _say(row: Row) -> None:
-    print(f"round {row['round']}: accuracy {row['test_accuracy']:.2%}", flush=True)
+    accuracy = "not tested" if row["test_accuracy"] is None else f"accuracy {row['test_accuracy']:.2%}"
+    print(f"round {row['round']}: {accuracy}", flush=True)

@@ -1,0 +1,200 @@
+"""What a config's privacy comes to: the noise, the rounds that the budget allows, the epsilon, and who takes part."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.config import RunConfig
+from fedsim.privacy import sampling
+from fedsim.privacy.accounting import Releases, epsilon, epsilon_by_round, rounds_within
+from fedsim.privacy.calibration import calibrate
+from fedsim.privacy.distributed import Encoding, encoding
+from fedsim.privacy.factorisation import optimised, sensitivity
+from fedsim.privacy.skellam import IntegerVectors
+from fedsim.privacy_settings import Distributed, DpSgd, MatrixFactorisation, Mechanism, NoPrivacy
+from fedsim.settings import Federation
+
+Real = NDArray[np.float64]
+
+MOST_BANDS = 64
+"""How many rounds' noise is kept in memory where nobody says."""
+CLOSE_TO_BUDGET = 0.999
+"""A calibrated run spends at least this share of its budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A private run before it begins.
+
+    ``rounds`` is how many may be played, of ``asked`` that were wanted; ``epsilon_by_round`` is what is spent after
+    each, ``float64[rounds]``. ``releases`` is what the accountant was told of the whole run. ``bands`` are the entries
+    of a factorisation, a single 1 where the noise of rounds is independent.
+    """
+
+    settings: Mechanism
+    seed: int
+    clients: int
+    cohort: int
+    parameters: int
+    asked: int
+    rounds: int
+    noise_multiplier: float
+    epsilon_by_round: Real
+    releases: Releases
+    bands: Real
+    encoding: Encoding | None
+
+
+def plan(config: RunConfig, parameters: int, examples: NDArray[np.int64]) -> Plan | None:
+    """The plan of ``config.privacy`` for a model of ``parameters`` weights, or None where nothing is promised.
+
+    ``examples`` is how many each phone holds, ``int64[C]``: DP-SGD costs the phone with fewest most. Noise that is not
+    given is calibrated, in seconds. Every setting of ``config.training`` has to be given.
+
+    Raises ``ValueError``, in one line, where the budget does not allow a single round, or numbers have too few bits.
+    """
+    settings, size = config.privacy, config.federation
+    if isinstance(settings, NoPrivacy):
+        return None
+    bands = _bands(settings, size)
+    counted = _counted(settings, config, int(examples.min()))
+    releases = _releases(settings, config, int(examples.min()), int(counted[-1]), bands)
+    noise, encoded = settings.noise_multiplier, None
+    if isinstance(settings, Distributed):
+        noise, encoded = _distributed(settings, size, parameters, releases)
+        releases = replace(releases, integers=integer_vectors(encoded))
+    if noise is None:
+        noise = calibrate(_budget(settings), settings.delta, releases)
+    releases = replace(releases, noise_multiplier=noise)
+    if settings.epsilon is not None and settings.noise_multiplier is not None:
+        allowed = rounds_within(settings.epsilon, settings.delta, releases)
+        counted = counted[: np.searchsorted(counted, allowed, side="right")]
+    if not len(counted):
+        raise ValueError(
+            f"privacy.epsilon = {settings.epsilon}: does not allow one round at privacy.noise_multiplier = {noise}; "
+            "allowed are more of either"
+        )
+    releases = replace(releases, rounds=int(counted[-1]))
+    return Plan(
+        settings=settings,
+        seed=config.seed,
+        clients=size.clients,
+        cohort=size.cohort,
+        parameters=parameters,
+        asked=size.rounds,
+        rounds=len(counted),
+        noise_multiplier=noise,
+        epsilon_by_round=epsilon_by_round(releases, settings.delta)[counted - 1],
+        releases=releases,
+        bands=bands,
+        encoding=encoded,
+    )
+
+
+def draw(plan: Plan, number: int) -> NDArray[np.int64]:
+    """The clients of round ``number``, ascending: under Poisson sampling any number of them, or nobody."""
+    draws = {"poisson": sampling.poisson, "fixed": sampling.fixed, "cyclic": sampling.cyclic}
+    return draws[plan.settings.sampling](plan.seed, number, plan.clients, plan.cohort)
+
+
+def participations(plan: Plan) -> int:
+    """In how many rounds a client can take part at most; the cap that turns set, and all of them where coins decide."""
+    if plan.settings.sampling != "cyclic":
+        return plan.rounds
+    return sampling.participations(plan.clients, plan.cohort, plan.rounds)
+
+
+def noise_to_clip(plan: Plan) -> float | None:
+    """The length of the noise in a round's mean, in clips: ``z sqrt(P) / cohort``; None where phones add it in steps.
+
+    Above about 1 a round is mostly noise, and only many rounds, or momentum, find the signal in it.
+    """
+    if isinstance(plan.settings, DpSgd):
+        return None
+    phones = plan.cohort if plan.settings.mechanism == "local" else 1
+    return plan.noise_multiplier * math.sqrt(plan.parameters * phones) / plan.cohort
+
+
+def integer_vectors(encoded: Encoding) -> IntegerVectors:
+    """What the accountant must know of an encoding, in whose steps the noise multiplier counts."""
+    return IntegerVectors(clip=encoded.l2, l2=encoded.l2, l1=encoded.l1)
+
+
+def _budget(settings: Mechanism) -> float:
+    assert settings.epsilon is not None  # a config without noise_multiplier has it
+    return settings.epsilon
+
+
+def _bands(settings: Mechanism, size: Federation) -> Real:
+    if not isinstance(settings, MatrixFactorisation):
+        return np.ones(1)
+    separation = sampling.separation(size.clients, size.cohort)
+    count = settings.bands or min(separation, size.rounds, MOST_BANDS)
+    turns = sampling.participations(size.clients, size.cohort, size.rounds)
+    return optimised(count, size.rounds, turns, separation)
+
+
+def _counted(settings: Mechanism, config: RunConfig, fewest: int) -> NDArray[np.int64]:
+    """How many rounds the accountant counts after each of ours: DP-SGD's are the steps of the phone's turns."""
+    rounds, size, training = np.arange(1, config.federation.rounds + 1), config.federation, config.training
+    if not isinstance(settings, DpSgd):
+        return rounds
+    assert training.epochs
+    assert training.batch_size
+    return -(-rounds * size.cohort // size.clients) * training.epochs * -(-fewest // training.batch_size)
+
+
+def _releases(settings: Mechanism, config: RunConfig, fewest: int, rounds: int, bands: Real) -> Releases:
+    """What the accountant is told, but for the noise."""
+    size = config.federation
+    if isinstance(settings, DpSgd):
+        assert config.training.batch_size
+        batch = min(config.training.batch_size, fewest)
+        return Releases(noise_multiplier=0, rounds=rounds, cohort=batch, population=fewest, sampling="poisson")
+    moved = None
+    if len(bands) > 1:
+        turns = sampling.participations(size.clients, size.cohort, rounds)
+        moved = sensitivity(bands, rounds, turns, sampling.separation(size.clients, size.cohort))
+    return Releases(
+        noise_multiplier=0,
+        rounds=rounds,
+        cohort=size.cohort,
+        population=size.clients,
+        sampling=settings.sampling,
+        sensitivity=moved,
+    )
+
+
+def _distributed(
+    settings: Distributed, size: Federation, parameters: int, releases: Releases
+) -> tuple[float, Encoding]:
+    """The noise multiplier and the encoding, each of which depends on the other, though little."""
+    most = size.cohort
+    if settings.sampling == "poisson":
+        _check_that_somebody_comes(settings, size)
+        most = sampling.largest_cohort(size.clients, size.cohort, size.rounds)
+    shape = {"clip": settings.clip, "dimension": parameters, "bits": settings.bits, "cohort": most}
+    encode = partial(encoding, **shape, rounds=size.rounds)
+    if settings.noise_multiplier is not None:
+        return settings.noise_multiplier, encode(noise_multiplier=settings.noise_multiplier)
+    noise, budget, attempt = 1.0, _budget(settings), 0
+    while True:
+        encoded = encode(noise_multiplier=noise)
+        told = replace(releases, noise_multiplier=noise, integers=integer_vectors(encoded))
+        if CLOSE_TO_BUDGET * budget <= epsilon(told, settings.delta) <= budget:
+            return noise, encoded
+        attempt += 1
+        noise = calibrate(budget, settings.delta, told) * (1 + 1e-5 * attempt)
+
+
+def _check_that_somebody_comes(settings: Distributed, size: Federation) -> None:
+    """Noise that phones bring is missing where none comes, and that a round is empty would tell of the one who did."""
+    empty = size.rounds * (1 - size.cohort / size.clients) ** (size.clients - 1)
+    if empty > settings.delta / 1000:
+        raise ValueError(
+            f"federation.cohort = {size.cohort}: a round without phones, which would be without noise, is too likely "
+            f"({empty:.1g} in {size.rounds} rounds); allowed are larger cohorts, or privacy.mechanism = central"
+        )

@@ -1,0 +1,271 @@
+"""A cohort under privacy as one phone: it answers with the round's model, moved by a clipped and noised mean.
+
+The strategy behind it sees nothing else of the cohort, so any linear one works unmodified, and what it does is
+post-processing. How long an update may be, who takes part and how much noise there is, the `Plan` says.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.privacy import clipping, distributed, factorisation
+from fedsim.privacy.distributed import Encoding
+from fedsim.privacy.noise import gaussian
+from fedsim.privacy.plan import Plan, draw
+from fedsim.privacy_settings import Central, Distributed, DpSgd, Local, MatrixFactorisation
+from fedsim.seeds import generator
+from fedsim.simulation.engines import Engine
+from fedsim.simulation.grid import Phones
+from fedsim.updates import ClippedSum, Orders, Updates
+
+Train = Callable[[Orders], Updates]
+Clipped = Callable[[Orders, float], ClippedSum]
+Vector = NDArray[np.float64]
+About = dict[str, Any]
+
+BLOCK = 32
+"""Phones whose updates are in memory at once where each is encoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """What phones send: their models, or only the sum of their updates, each within a clip."""
+
+    train: Train
+    clipped: Clipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What passes from round to round: the clip, and the noise that later rounds take back, ``float64[B, P]``."""
+
+    clip: float
+    past: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What a round gives away: the noised sum ``total`` of updates, ``float64[P]``.
+
+    ``found`` is what it was made of; ``deviation`` is the noise's standard deviation on each of its numbers, where
+    that is known; ``about`` is what else there is to say.
+    """
+
+    total: Vector
+    found: ClippedSum
+    deviation: float | None
+    state: State
+    about: About
+
+
+def first_state(plan: Plan, rows: Iterable[About]) -> State:
+    """The state after the rounds that ``rows`` tell of."""
+    state = State(clip=plan.settings.clip, past=factorisation.initial_state(len(plan.bands), plan.parameters))
+    for row in rows:
+        if "privacy" in row:
+            state = replace(state, clip=row["privacy"]["next_clip"])
+            if len(plan.bands) > 1:
+                state = _noise_after(plan, row["round"], state)[1]
+    return state
+
+
+def private_phone(
+    plan: Plan, cohort: Cohort, state: State, note: Callable[[Orders, ClippedSum, About], None]
+) -> Phones:
+    """One phone that, told to train, draws the round's cohort and answers with its private mean.
+
+    ``note`` is told of every round what it was made of, which is not private, and what it cost.
+    """
+
+    def train(orders: Orders) -> Updates:
+        nonlocal state
+        asked = replace(orders, clients=draw(plan, orders.round))
+        release = _release(plan, cohort, state, asked)
+        note(asked, release.found, _about(plan, orders.round, state, release))
+        state = release.state
+        moved = orders.weights + release.total / _divisor(plan, release.found)
+        return Updates(
+            clients=orders.clients,
+            weights=moved.astype(np.float32)[np.newaxis],
+            examples=np.ones(1, np.int64),  # how many took part, and on how much, stays here
+            metrics={},
+        )
+
+    return Phones(clients=1, train=train, evaluate=_nobody)
+
+
+def own_training(plan: Plan | None, engine: Engine) -> Train:
+    """What a phone does by itself when it is told to train, and what it sends of it."""
+    if plan and isinstance(plan.settings, DpSgd):
+        return partial(engine.train_privately, plan.settings.clip, plan.noise_multiplier)
+    if plan and isinstance(plan.settings, Local):
+        return randomised(plan, engine.train)
+    return engine.train
+
+
+def randomised(plan: Plan, train: Train) -> Train:
+    """Training after which each phone clips its update and adds noise of its own, before anyone else sees it."""
+    deviation = plan.noise_multiplier * plan.settings.clip
+
+    def train_and_add(orders: Orders) -> Updates:
+        updates = train(orders)
+        rows, _ = clipping.clip(updates.weights.astype(np.float64) - orders.weights, plan.settings.clip)
+        for row, client in zip(rows, updates.clients.tolist(), strict=True):
+            row += gaussian(plan.seed, "local noise", orders.round, client, size=len(row), deviation=deviation)
+        return replace(updates, weights=(orders.weights + rows).astype(np.float32))
+
+    return train_and_add
+
+
+def stacked(train: Train) -> Clipped:
+    """The clipped sum of a stack: the slow twin of an engine's own, and what real phones need."""
+
+    def clipped(orders: Orders, clip: float) -> ClippedSum:
+        updates = train(orders)
+        rows, norms = clipping.clip(updates.weights.astype(np.float64) - orders.weights, clip)
+        return _summed(updates, rows.sum(axis=0), norms)
+
+    return clipped
+
+
+def _release(plan: Plan, cohort: Cohort, state: State, orders: Orders) -> Release:
+    match plan.settings:
+        case Central():
+            return _central(plan, plan.settings, cohort, state, orders)
+        case MatrixFactorisation():
+            return _matrix(plan, cohort, state, orders)
+        case Distributed() if plan.encoding:
+            return _distributed(plan, plan.encoding, cohort, state, orders)
+        case _:
+            return _randomised_by_phones(plan, cohort, state, orders)
+
+
+def _central(plan: Plan, settings: Central, cohort: Cohort, state: State, orders: Orders) -> Release:
+    """Gaussian noise on the sum; under an adaptive clip a little of the budget tells how many updates it cut."""
+    found = cohort.clipped(orders, state.clip)
+    multiplier, about = plan.noise_multiplier, {}
+    after = state
+    if settings.clip_quantile is not None:
+        counted = clipping.SHARE_OF_COHORT * plan.cohort
+        multiplier = clipping.split_noise(multiplier, counted)
+        fraction = clipping.noisy_fraction_unclipped(
+            found.norms, state.clip, plan.cohort, counted, generator(plan.seed, "count noise", orders.round)
+        )
+        clip = clipping.next_clip(state.clip, fraction, settings.clip_quantile, settings.clip_learning_rate)
+        after, about = replace(state, clip=clip), {"released_unclipped": fraction}
+    deviation = multiplier * state.clip
+    noise = gaussian(plan.seed, "noise", orders.round, size=plan.parameters, deviation=deviation)
+    return Release(total=found.total + noise, found=found, deviation=deviation, state=after, about=about)
+
+
+def _matrix(plan: Plan, cohort: Cohort, state: State, orders: Orders) -> Release:
+    found = cohort.clipped(orders, state.clip)
+    noise, after = _noise_after(plan, orders.round, state)
+    deviation = plan.noise_multiplier * state.clip
+    return Release(total=found.total + noise, found=found, deviation=deviation, state=after, about={})
+
+
+def _noise_after(plan: Plan, number: int, state: State) -> tuple[Vector, State]:
+    """Round ``number``'s noise of a factorisation, and the state behind it."""
+    deviation = plan.noise_multiplier * plan.settings.clip
+    fresh = gaussian(plan.seed, "noise", number, size=plan.parameters, deviation=deviation)
+    noise, past = factorisation.step(plan.bands, state.past, fresh)
+    return noise, replace(state, past=past)
+
+
+def _randomised_by_phones(plan: Plan, cohort: Cohort, state: State, orders: Orders) -> Release:
+    """The sum of what phones send that need trust nobody: each has added its own noise."""
+    blocks: list[ClippedSum] = []
+    for some in _in_blocks(orders):
+        updates = cohort.train(some)
+        rows = updates.weights.astype(np.float64) - orders.weights
+        blocks.append(_summed(updates, rows.sum(axis=0), np.full(len(rows), np.nan)))
+    found = _joined(blocks)
+    deviation = None
+    if isinstance(plan.settings, Local):
+        deviation = plan.noise_multiplier * state.clip * math.sqrt(len(found.clients))
+    return Release(total=found.total, found=found, deviation=deviation, state=state, about={})
+
+
+def _distributed(plan: Plan, encoding: Encoding, cohort: Cohort, state: State, orders: Orders) -> Release:
+    """Whole numbers modulo a power of two, opened only as the sum of all phones that the round announced.
+
+    The phones' shares of the noise are drawn as their sum, whose law they have (`distributed.share`). Where one has
+    failed its share is missing, so nothing is opened.
+    """
+    signs = distributed.signs(encoding, generator(plan.seed, "rotation", orders.round))
+    total = distributed.noise(encoding, generator(plan.seed, "noise", orders.round))
+    blocks: list[ClippedSum] = []
+    for some in _in_blocks(orders):
+        updates = cohort.train(some)
+        rows, norms = clipping.clip(updates.weights.astype(np.float64) - orders.weights, state.clip)
+        draws = [generator(plan.seed, "rounding", orders.round, client) for client in updates.clients.tolist()]
+        total = distributed.modular(encoding, total + distributed.encode(encoding, rows, signs, draws).sum(axis=0))
+        blocks.append(_summed(updates, rows.sum(axis=0), norms))
+    found = _joined(blocks)
+    opened = not found.failures
+    return Release(
+        total=distributed.decode(encoding, total, signs) if opened else np.zeros(plan.parameters),
+        found=found,
+        deviation=encoding.deviation,
+        state=state,
+        about={"opened": opened},
+    )
+
+
+def _about(plan: Plan, number: int, state: State, release: Release) -> About:
+    """A round's row: what is spent by now, and figures of the phones' own that only a simulation can show."""
+    found = release.found
+    told, signal = found.norms[np.isfinite(found.norms)], float(np.linalg.norm(found.total))
+    length = None if release.deviation is None else release.deviation * math.sqrt(plan.parameters)
+    return {
+        "epsilon": float(plan.epsilon_by_round[number - 1]),
+        "clip": state.clip,
+        "next_clip": release.state.clip,
+        "unclipped": float(np.mean(told <= state.clip)) if len(told) else None,
+        "median_norm": float(np.median(told)) if len(told) else None,
+        "noise_to_signal": length / signal if length is not None and signal else None,
+        **release.about,
+    }
+
+
+def _divisor(plan: Plan, found: ClippedSum) -> int:
+    """Whom a sum is divided among: those expected, as who came is not to be told; by DP-SGD those who came."""
+    return max(1, len(found.clients)) if isinstance(plan.settings, DpSgd) else plan.cohort
+
+
+def _in_blocks(orders: Orders) -> Iterable[Orders]:
+    """The orders for a few phones at a time; once for nobody, where there is nobody."""
+    for first in range(0, max(1, len(orders.clients)), BLOCK):
+        yield replace(orders, clients=orders.clients[first : first + BLOCK])
+
+
+def _summed(updates: Updates, total: Vector, norms: Vector) -> ClippedSum:
+    return ClippedSum(
+        clients=updates.clients,
+        total=total,
+        norms=norms,
+        examples=updates.examples,
+        metrics=updates.metrics,
+        failures=updates.failures,
+    )
+
+
+def _joined(blocks: list[ClippedSum]) -> ClippedSum:
+    return ClippedSum(
+        clients=np.concatenate([block.clients for block in blocks]),
+        total=np.sum([block.total for block in blocks], axis=0),
+        norms=np.concatenate([block.norms for block in blocks]),
+        examples=np.concatenate([block.examples for block in blocks]),
+        metrics={name: np.concatenate([block.metrics[name] for block in blocks]) for name in blocks[0].metrics},
+        failures=tuple(failed for block in blocks for failed in block.failures),
+    )
+
+
+def _nobody(orders: Orders) -> Updates:
+    raise ValueError("a cohort that is one phone is only ever told to train")
