@@ -20,7 +20,7 @@ from fedsim.data.partitioners import mirror, partition
 from fedsim.data.population import Population, population, shards_in
 from fedsim.data.sources import load
 from fedsim.models.initial import initial_weights
-from fedsim.models.lenet import lenet_contract
+from fedsim.models.networks import NETWORKS
 from fedsim.privacy.plan import Plan, plan
 from fedsim.seeds import generator, key
 from fedsim.settings import Speed, Training
@@ -36,10 +36,6 @@ CLASSES_PER_CLIENT = 2
 EXAMPLES_PER_CLIENT = 60
 PANEL = 1000
 """How many phones of a population the figures of single phones are of."""
-LENET_TRAINING = {
-    "sgd": LocalTraining(epochs=2, batch_size=20, optimizer="sgd", learning_rate=0.05, momentum=0.9),
-    "adam": LocalTraining(epochs=2, batch_size=20, optimizer="adam", learning_rate=0.001),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +154,10 @@ def read_model(config: RunConfig) -> Contract:
     """
     given = {key: value for key, value in config.training.model_dump().items() if value is not None}
     if config.model.contract is None:
-        training = replace(LENET_TRAINING[config.training.optimizer or "sgd"], **given)
+        network = NETWORKS[config.model.name]
+        training = replace(network.training[config.training.optimizer or "sgd"], **given)
         with _naming("training."):
-            contract = read_contract(lenet_contract(training))
+            contract = read_contract(network.contract(training))
     else:
         with _naming(f"model.contract = {config.model.contract}: "):
             contract = read_contract(_read_file(config.model.contract))

@@ -91,7 +91,7 @@ class RoundRecorder:
         self._row = _trained(
             clients=orders.clients.tolist(),
             examples=found.examples,
-            losses=found.metrics["epoch_losses"],
+            losses=found.metrics.get("epoch_losses"),
             failures=len(found.failures),
             bytes_down=size * len(orders.clients),
             bytes_up=size * len(found.clients),
@@ -210,13 +210,13 @@ class RoundRecorder:
 def _trained(
     clients: list[int],
     examples: NDArray[np.int64],
-    losses: NDArray[np.float64],
+    losses: NDArray[np.float64] | None,
     failures: int,
     bytes_down: int,
     bytes_up: int,
 ) -> Row:
     """The training half of a row: who trained, on how much, how well, and what it cost to carry."""
-    epochs = (examples @ losses / examples.sum()).tolist() if len(examples) else None
+    epochs = None if losses is None or not examples.any() else (examples @ losses / examples.sum()).tolist()
     return {
         "clients": clients,
         "examples": int(examples.sum()),

@@ -39,7 +39,7 @@ class Data(Table):
 class Model(Table):
     """The network by ``name``, or a ``contract``: the path of an updatable Core ML file of one's own."""
 
-    name: Literal["lenet"] = "lenet"
+    name: Literal["lenet", "lenet5", "tanh_cnn"] = "lenet"
     contract: str | None = None
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fedsim.config import ConfigError
 from fedsim.federation import Federation, test_shards, training_shards
-from fedsim.updates import LocalTraining, Mean, Orders, Updates, Weights
+from fedsim.simulation import private_phones
+from fedsim.updates import ClippedSum, LocalTraining, Mean, Orders, Updates, Weights
 
 Scores = tuple[NDArray[np.float64], NDArray[np.bool_]]
 Trainer = Callable[[NDArray[np.int64]], float]
@@ -23,7 +24,9 @@ class Engine:
     """What a run asks of an engine. Results are the same bits for any number of workers.
 
     ``train`` and ``evaluate`` do what a cohort was told; ``mean`` is ``train`` where the phones' average is all that is
-    wanted, and its memory does not grow with the cohort. ``score`` gives loss and correctness of every test example;
+    wanted, and its memory does not grow with the cohort; nor does that of ``clipped``, which adds up the phones'
+    updates, each scaled down to the norm given. ``private`` is ``train`` by DP-SGD, with the norm to which it clips
+    examples' gradients and the noise in multiples of it. ``score`` gives loss and correctness of every test example;
     ``trainer(weights, training)`` gives a function that trains ``weights`` in place on rows of the training set,
     keeps its optimizer's state from call to call, and returns their mean loss. ``pool`` runs jobs side by side, and
     ``aside`` one after another, beside the rounds.
@@ -31,6 +34,8 @@ class Engine:
 
     train: Callable[[Orders], Updates]
     mean: Callable[[Orders], Mean]
+    clipped: Callable[[Orders, float], ClippedSum]
+    private: Callable[[Orders, float, float], Updates]
     evaluate: Callable[[Orders], Updates]
     score: Callable[[Weights], Scores]
     trainer: Callable[[Weights, LocalTraining], Trainer]
@@ -76,6 +81,7 @@ def _native_engine(federation: Federation, threads: int) -> Generator[Engine]:
 
     dataset, engine, seed = federation.dataset, native.Engine(federation.contract), federation.config.seed
     held, tested_on = partial(training_shards, federation), partial(test_shards, federation)
+    gradient_sum = partial(native.gradient_sum, engine, dataset.train)
 
     def trainer(weights: Weights, training: LocalTraining) -> Trainer:
         state = native.new_state(engine, training)
@@ -85,6 +91,8 @@ def _native_engine(federation: Federation, threads: int) -> Generator[Engine]:
         yield Engine(
             train=partial(native_phones.train_cohort, engine, threads, dataset.train, held, seed),
             mean=partial(native_phones.mean_cohort, engine, threads, dataset.train, held, seed),
+            clipped=partial(native_phones.clipped_cohort, engine, threads, dataset.train, held, seed),
+            private=partial(private_phones.train_cohort, pool, gradient_sum, held, seed),
             evaluate=partial(native_phones.evaluate_cohort, engine, threads, dataset.test, tested_on),
             score=lambda weights: native.evaluate(engine, weights, dataset.test, threads=threads),
             trainer=trainer,
@@ -100,10 +108,13 @@ def _torch_engine(federation: Federation, threads: int) -> Generator[Engine]:
 
     dataset, contract, seed = federation.dataset, federation.contract, federation.config.seed
     held, tested_on = partial(training_shards, federation), partial(test_shards, federation)
+    gradient_sum = partial(reference.gradient_sum, contract, dataset.train)
     with workers.worker_threads(threads) as pool, workers.worker_threads(1) as aside:
         yield Engine(
             train=partial(workers.train_cohort, pool, contract, dataset.train, held, seed),
             mean=partial(workers.mean_cohort, pool, contract, dataset.train, held, seed),
+            clipped=partial(workers.clipped_cohort, pool, contract, dataset.train, held, seed),
+            private=partial(private_phones.train_cohort, pool, gradient_sum, held, seed),
             evaluate=partial(workers.evaluate_cohort, pool, contract, dataset.test, tested_on),
             score=lambda weights: workers.evaluate_all(pool, contract, weights, dataset.test),
             trainer=lambda weights, training: reference.trainer(contract, weights, dataset.train, training),

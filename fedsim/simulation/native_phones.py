@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 
 from fedsim.data.dataset import Examples
 from fedsim.data.partition import Held, shards_of, sizes
+from fedsim.simulation.attempts import clipped_sum
 from fedsim.training.batches import shuffle_keys
 from fedsim.training.native import engine as native
 from fedsim.training.native.engine import Cohort
-from fedsim.updates import NO_TEST_EXAMPLES, Failure, LocalTraining, Mean, Orders, Updates, Weights, failure
+from fedsim.updates import NO_TEST_EXAMPLES, ClippedSum, Failure, LocalTraining, Mean, Orders, Updates, Weights, failure
 
 Result = TypeVar("Result")
+ClippedResult = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 def train_cohort(
@@ -37,6 +39,25 @@ def mean_cohort(engine: native.Engine, threads: int, examples: Examples, held: H
 
     (weights, losses), cohort, clients, failures = _sound(train, held, seed, orders)
     return as_mean(clients, cohort.counts, weights, losses, failures)
+
+
+def clipped_cohort(
+    engine: native.Engine, threads: int, examples: Examples, held: Held, seed: int, orders: Orders, clip: float
+) -> ClippedSum:
+    """As `mean_cohort`, but for the sum of clipped updates; the twin of `workers.clipped_cohort`."""
+
+    def train(cohort: Cohort, training: LocalTraining) -> ClippedResult:
+        return native.sum_clipped(engine, orders.weights, examples, cohort, clip, training, threads=threads)
+
+    (total, norms, losses), cohort, clients, failures = _sound(train, held, seed, orders)
+    found = Updates(
+        clients=clients,
+        weights=np.empty((0, len(total)), np.float32),
+        examples=cohort.counts,
+        metrics=_metrics(losses),
+        failures=failures,
+    )
+    return clipped_sum(found, total, norms, orders)
 
 
 def as_mean(

@@ -19,6 +19,7 @@ from fedsim.privacy.noise import gaussian
 from fedsim.privacy.plan import Plan, draw
 from fedsim.privacy_settings import Central, Distributed, DpSgd, Local, MatrixFactorisation
 from fedsim.seeds import generator
+from fedsim.simulation.attempts import clipped_sum
 from fedsim.simulation.engines import Engine
 from fedsim.simulation.grid import Phones
 from fedsim.updates import ClippedSum, Orders, Updates
@@ -102,7 +103,7 @@ def private_phone(
 def own_training(plan: Plan | None, engine: Engine) -> Train:
     """What a phone does by itself when it is told to train, and what it sends of it."""
     if plan and isinstance(plan.settings, DpSgd):
-        return partial(engine.train_privately, plan.settings.clip, plan.noise_multiplier)
+        return partial(engine.private, clip=plan.settings.clip, noise_multiplier=plan.noise_multiplier)
     if plan and isinstance(plan.settings, Local):
         return randomised(plan, engine.train)
     return engine.train
@@ -128,7 +129,7 @@ def stacked(train: Train) -> Clipped:
     def clipped(orders: Orders, clip: float) -> ClippedSum:
         updates = train(orders)
         rows, norms = clipping.clip(updates.weights.astype(np.float64) - orders.weights, clip)
-        return _summed(updates, rows.sum(axis=0), norms)
+        return clipped_sum(updates, rows.sum(axis=0), norms, orders)
 
     return clipped
 
@@ -184,7 +185,7 @@ def _randomised_by_phones(plan: Plan, cohort: Cohort, state: State, orders: Orde
     for some in _in_blocks(orders):
         updates = cohort.train(some)
         rows = updates.weights.astype(np.float64) - orders.weights
-        blocks.append(_summed(updates, rows.sum(axis=0), np.full(len(rows), np.nan)))
+        blocks.append(clipped_sum(updates, rows.sum(axis=0), np.linalg.norm(rows, axis=1), orders))
     found = _joined(blocks)
     deviation = None
     if isinstance(plan.settings, Local):
@@ -206,7 +207,7 @@ def _distributed(plan: Plan, encoding: Encoding, cohort: Cohort, state: State, o
         rows, norms = clipping.clip(updates.weights.astype(np.float64) - orders.weights, state.clip)
         draws = [generator(plan.seed, "rounding", orders.round, client) for client in updates.clients.tolist()]
         total = distributed.modular(encoding, total + distributed.encode(encoding, rows, signs, draws).sum(axis=0))
-        blocks.append(_summed(updates, rows.sum(axis=0), norms))
+        blocks.append(clipped_sum(updates, rows.sum(axis=0), norms, orders))
     found = _joined(blocks)
     opened = not found.failures
     return Release(
@@ -243,17 +244,6 @@ def _in_blocks(orders: Orders) -> Iterable[Orders]:
     """The orders for a few phones at a time; once for nobody, where there is nobody."""
     for first in range(0, max(1, len(orders.clients)), BLOCK):
         yield replace(orders, clients=orders.clients[first : first + BLOCK])
-
-
-def _summed(updates: Updates, total: Vector, norms: Vector) -> ClippedSum:
-    return ClippedSum(
-        clients=updates.clients,
-        total=total,
-        norms=norms,
-        examples=updates.examples,
-        metrics=updates.metrics,
-        failures=updates.failures,
-    )
 
 
 def _joined(blocks: list[ClippedSum]) -> ClippedSum:

@@ -1,10 +1,11 @@
 """Spreads the phones' work over threads, one phone a thread, with results that do not depend on how many there are."""
 
+import math
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal, TypeVar
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from fedsim.coreml.contract import Contract
 from fedsim.data.dataset import Examples, select
 from fedsim.data.partition import Held, indices
+from fedsim.simulation.attempts import attempt_each, clipped_sum
 from fedsim.training import reference
 from fedsim.training.batches import shuffle_keys
-from fedsim.updates import NO_TEST_EXAMPLES, Failure, Mean, Orders, Updates, Weights, failure
+from fedsim.updates import NO_TEST_EXAMPLES, ClippedSum, Failure, Mean, Orders, Updates, Weights
 
 EVALUATION_BLOCK = 1000
 """Examples a task when evaluating: fixed, so that the split does not follow the number of workers."""
@@ -61,7 +63,7 @@ def train_cohort(
         stack[row] = orders.weights
         return reference.train_client(contract, stack[row], phones[row], training, keys[row])
 
-    outcomes = _each(pool, work, orders, "train", [len(phone.labels) for phone in phones])
+    outcomes = attempt_each(pool, work, orders, "train", [len(phone.labels) for phone in phones])
     good = [row for row, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
     losses = np.array([outcomes[row] for row in good], np.float64).reshape(len(good), training.epochs)
     return Updates(
@@ -75,18 +77,55 @@ def train_cohort(
 
 def mean_cohort(pool: Executor, contract: Contract, examples: Examples, held: Held, seed: int, orders: Orders) -> Mean:
     """As `train_cohort`, but for the mean in place of the stack, of which there is never more than a block."""
-    total, examined = np.zeros(len(orders.weights), np.float64), 0
-    blocks: list[Updates] = []
-    for first in range(0, len(orders.clients), MEAN_BLOCK):
-        some = replace(orders, clients=orders.clients[first : first + MEAN_BLOCK])
-        updates = train_cohort(pool, contract, examples, held, seed, some)
-        for model, count in zip(updates.weights, updates.examples.tolist(), strict=True):
-            total += count * model.astype(np.float64)
-            examined += count
-        blocks.append(replace(updates, weights=updates.weights[:0]))
+    total = np.zeros(len(orders.weights), np.float64)
+
+    def add(block: Updates) -> None:
+        for model, count in zip(block.weights, block.examples.tolist(), strict=True):
+            total[:] += count * model.astype(np.float64)
+
+    cohort = _train_blocks(partial(train_cohort, pool, contract, examples, held, seed), orders, add)
+    examined = int(cohort.examples.sum())
     return Mean(
-        clients=np.concatenate([block.clients for block in blocks]),
+        clients=cohort.clients,
         weights=(total / examined if examined else total[:0]).astype(np.float32),
+        examples=cohort.examples,
+        metrics=cohort.metrics,
+        failures=cohort.failures,
+    )
+
+
+def clipped_cohort(
+    pool: Executor, contract: Contract, examples: Examples, held: Held, seed: int, orders: Orders, clip: float
+) -> ClippedSum:
+    """As `train_cohort`, but for the sum of the updates, each scaled down to a norm of ``clip`` where it is longer.
+
+    A phone whose update is not finite is a `Failure` like any other, and adds nothing.
+    """
+    total = np.zeros(len(orders.weights), np.float64)
+    norms: list[float] = []
+
+    def add(block: Updates) -> None:
+        for model in block.weights:
+            update = model.astype(np.float64) - orders.weights
+            norm = float(np.linalg.norm(update))
+            norms.append(norm)
+            if math.isfinite(norm):
+                total[:] += update if norm <= clip else update * (clip / norm)
+
+    cohort = _train_blocks(partial(train_cohort, pool, contract, examples, held, seed), orders, add)
+    return clipped_sum(cohort, total, np.array(norms, np.float64), orders)
+
+
+def _train_blocks(train: Callable[[Orders], Updates], orders: Orders, add: Callable[[Updates], None]) -> Updates:
+    """What ``train`` makes of a cohort, but for its stack, of which ``add`` gets one block after another."""
+    blocks: list[Updates] = []
+    for first in range(0, max(1, len(orders.clients)), MEAN_BLOCK):
+        block = train(replace(orders, clients=orders.clients[first : first + MEAN_BLOCK]))
+        add(block)
+        blocks.append(replace(block, weights=block.weights[:0]))
+    return Updates(
+        clients=np.concatenate([block.clients for block in blocks]),
+        weights=blocks[0].weights,
         examples=np.concatenate([block.examples for block in blocks]),
         metrics={name: np.concatenate([block.metrics[name] for block in blocks]) for name in blocks[0].metrics},
         failures=tuple(failed for block in blocks for failed in block.failures),
@@ -106,7 +145,7 @@ def evaluate_cohort(pool: Executor, contract: Contract, examples: Examples, held
         losses, correct = reference.evaluate(contract, orders.weights, phones[row])
         return float(losses.mean()), float(correct.mean())
 
-    outcomes = _each(pool, work, orders, "evaluate", [len(phone.labels) for phone in phones])
+    outcomes = attempt_each(pool, work, orders, "evaluate", [len(phone.labels) for phone in phones])
     good = [row for row, outcome in enumerate(outcomes) if not isinstance(outcome, Failure)]
     means = np.array([outcomes[row] for row in good], np.float64).reshape(-1, 2)
     return Updates(
@@ -130,28 +169,6 @@ def evaluate_all(
 
     parts = list(pool.map(score, blocks))
     return np.concatenate([losses for losses, _ in parts]), np.concatenate([correct for _, correct in parts])
-
-
-Outcome = TypeVar("Outcome")
-
-
-def _each(
-    pool: Executor,
-    work: Callable[[int], Outcome],
-    orders: Orders,
-    stage: Literal["train", "evaluate"],
-    sizes: list[int],
-) -> list[Outcome | Failure]:
-    """``work`` for every row, begun in order of falling size; what came of it in the order of the rows."""
-
-    def attempt(row: int) -> Outcome | Failure:
-        try:
-            return work(row)
-        except Exception as error:
-            return failure(orders, int(orders.clients[row]), stage, error)
-
-    futures = {row: pool.submit(attempt, row) for row in sorted(range(len(sizes)), key=lambda row: -sizes[row])}
-    return [futures[row].result() for row in range(len(sizes))]
 
 
 def _phones(examples: Examples, held: Held, orders: Orders) -> list[Examples]:

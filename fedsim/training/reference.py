@@ -1,5 +1,6 @@
 """The plain training loop in torch: one phone, batch by batch, obviously right. Every faster engine is held to it."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -67,6 +68,28 @@ def trainer(
         return sum(step(batch) * len(batch) for batch in batches) / len(rows)
 
     return train
+
+
+def gradient_sum(
+    contract: Contract, examples: Examples, weights: Weights, rows: NDArray[np.int64], clip: float
+) -> NDArray[np.float64]:
+    """The sum ``float64[P]`` over ``rows`` of the loss's gradients, each scaled down to ``clip`` where it is longer.
+
+    One example after another; a gradient that is not finite counts as zero (`private_sgd.GradientSum`).
+    """
+    parameters = interpret.parameters(contract, torch.tensor(weights))
+    for parameter in parameters.values():
+        parameter.requires_grad_()
+    total = np.zeros(len(weights), np.float64)
+    for row in rows.tolist():
+        inputs = torch.from_numpy(batch_inputs(examples.inputs[row : row + 1]))
+        loss = interpret.loss(contract, parameters, inputs, torch.from_numpy(examples.labels[row : row + 1]))
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        gradient = torch.cat([part.flatten() for part in gradients]).double().numpy()
+        norm = float(np.linalg.norm(gradient))
+        if math.isfinite(norm):
+            total += gradient if norm <= clip else gradient * (clip / norm)
+    return total
 
 
 def evaluate(contract: Contract, weights: Weights, examples: Examples) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -11,6 +11,7 @@ from fedsim.coreml.contract import Contract, read_contract
 from fedsim.coreml.weights import named_weights
 from fedsim.models.initial import initial_weights
 from fedsim.models.lenet import lenet_contract
+from fedsim.models.tanh_cnn import tanh_cnn_contract
 from fedsim.updates import LocalTraining
 
 SGD = LocalTraining(epochs=1, batch_size=1, optimizer="sgd", learning_rate=0.1)
@@ -52,14 +53,15 @@ def grouped() -> Contract:
 
 
 @pytest.mark.parametrize(
-    ("contract", "fan_in"),
+    ("contract", "gain", "fan_in"),
     [
-        (read_contract(lenet_contract(SGD)), {"conv1": 9, "conv2": 32 * 4, "hidden1": 1152, "hidden2": 500}),
-        (grouped(), {"conv": 64 // 4 * 15, "up": 128 // 8 * 6, "dense": 64}),
+        (read_contract(lenet_contract(SGD)), 2, {"conv1": 9, "conv2": 32 * 4, "hidden1": 1152, "hidden2": 500}),
+        (grouped(), 2, {"conv": 64 // 4 * 15, "up": 128 // 8 * 6, "dense": 64}),
+        (read_contract(tanh_cnn_contract(SGD)), 1, {"conv1": 64, "conv2": 16 * 16, "hidden1": 512, "hidden2": 32}),
     ],
-    ids=["lenet", "grouped"],
+    ids=["lenet", "grouped", "tanh_cnn"],
 )
-def test_weights_are_normal_with_hes_deviation_and_biases_zero(contract, fan_in):
+def test_weights_are_normal_with_the_activations_deviation_and_biases_zero(contract, gain, fan_in):
     weights = initial_weights(contract, np.random.default_rng(4))
     assert weights.dtype == np.float32
     assert weights.shape == (contract.parameters,)
@@ -68,7 +70,7 @@ def test_weights_are_normal_with_hes_deviation_and_biases_zero(contract, fan_in)
         if parameter == "bias":
             assert not values.any()
             continue
-        unit = values.ravel().astype(np.float64) / math.sqrt(2 / fan_in[layer])
+        unit = values.ravel().astype(np.float64) / math.sqrt(gain / fan_in[layer])
         # Mean and variance of n standard normal numbers are within five standard errors of 0 and 1.
         assert abs(unit.mean()) < 5 / math.sqrt(unit.size)
         assert abs(unit.var() - 1) < 5 * math.sqrt(2 / unit.size)

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <system_error>
 #include <thread>
@@ -109,8 +111,22 @@ void train_client(Engine& engine, Worker& worker, const TrainJob& job, const Ima
     *job.state_steps = steps;
 }
 
+// The update of the client whose weights the worker holds goes to `total`, as the `first` of it or to what is there,
+// scaled down to the job's clip. Its norm before that; not a number if it is not finite, and then it counts as zero.
+double add_clipped(const Engine& engine, const Worker& worker, const TrainJob& job, const Image& start, Total& total,
+                   bool first) {
+    const int64_t size = static_cast<int64_t>(start.size());
+    const float* weights = worker.parameters.values;
+    if (first) std::fill(total.begin(), total.end(), 0.0);
+    const double norm = engine.kernels->update_norm(weights, start.data(), size);
+    if (!std::isfinite(norm)) return std::numeric_limits<double>::quiet_NaN();
+    engine.kernels->add_update(weights, start.data(), std::min(1.0, job.clip / norm), total.data(), size);
+    return norm;
+}
+
 // Adds all sums to the first one, in order; piece by piece, so that a piece stays in cache meanwhile.
-void add_up(std::vector<Image>& sums, int64_t slots) {
+template <class Sum>
+void add_up(std::vector<Sum>& sums, int64_t slots) {
     constexpr int64_t kPiece = 4096;
     const int64_t size = static_cast<int64_t>(sums[0].size());
     for (int64_t begin = 0; begin < size; begin += kPiece)
@@ -119,14 +135,22 @@ void add_up(std::vector<Image>& sums, int64_t slots) {
 }
 
 // At least so many sums, kept from call to call like the workers: fresh memory would cost more than adding up.
-std::vector<Image> take_sums(Engine& engine, int64_t slots) {
-    std::vector<Image> sums;
+template <class Sum>
+std::vector<Sum> take_sums(Engine& engine, std::vector<Sum>& idle, int64_t slots) {
+    std::vector<Sum> sums;
+    if (!slots) return sums;
     {
         std::lock_guard<std::mutex> lock(engine.idle_lock);
-        sums.swap(engine.idle_sums);
+        sums.swap(idle);
     }
     while (static_cast<int64_t>(sums.size()) < slots) sums.emplace_back(engine.plan().image);
     return sums;
+}
+
+template <class Sum>
+void give_back(Engine& engine, std::vector<Sum>& idle, std::vector<Sum>& sums) {
+    std::lock_guard<std::mutex> lock(engine.idle_lock);
+    if (idle.size() < sums.size()) idle.swap(sums);
 }
 
 }  // namespace
@@ -148,8 +172,9 @@ int train(Engine& engine, const TrainJob& job) {
     // A slot's clients are trained by one thread in their order, and slots are added up in order: a sum does not depend
     // on the number of threads.
     const bool summing = job.sum || job.sums;
-    const int64_t slots = summing ? job.slots : job.clients;
-    std::vector<Image> sums = take_sums(engine, summing ? slots : 0);
+    const int64_t slots = summing || job.clipped ? job.slots : job.clients;
+    std::vector<Image> sums = take_sums(engine, engine.idle_sums, summing ? slots : 0);
+    std::vector<Total> totals = take_sums(engine, engine.idle_totals, job.clipped ? slots : 0);
     std::vector<int64_t> slot_sizes(slots);
     for (int64_t c = 0; c < job.clients; ++c) slot_sizes[c % slots] += sizes[c];
 
@@ -160,6 +185,8 @@ int train(Engine& engine, const TrainJob& job) {
                      train_client(engine, worker, job, start, job.orders + begins[c], c, sum, c == slot);
                      if (job.stack)
                          engine.kernels->unpack(engine.layout(), worker.parameters.values, job.stack + c * parameters);
+                     if (job.clipped)
+                         job.norms[c] = add_clipped(engine, worker, job, start, totals[slot], c == slot);
                  }
                  if (job.sums) engine.kernels->unpack(engine.layout(), sums[slot].data(), job.sums + slot * parameters);
              });
@@ -167,8 +194,12 @@ int train(Engine& engine, const TrainJob& job) {
         add_up(sums, slots);
         engine.kernels->unpack(engine.layout(), sums[0].data(), job.sum);
     }
-    std::lock_guard<std::mutex> lock(engine.idle_lock);
-    if (engine.idle_sums.size() < sums.size()) engine.idle_sums.swap(sums);
+    if (job.clipped && slots) {
+        add_up(totals, slots);
+        engine.kernels->unpack_total(engine.layout(), totals[0].data(), job.clipped);
+    }
+    give_back(engine, engine.idle_sums, sums);
+    give_back(engine, engine.idle_totals, totals);
     return kDone;
 }
 

@@ -35,6 +35,7 @@ struct OwnedWorker {
 std::unique_ptr<OwnedWorker> make_worker(const Plan& plan, int64_t capacity, int64_t moments);
 
 using Image = std::vector<float>;
+using Total = std::vector<double>;  // of images
 
 struct Engine {
     std::unique_ptr<OwnedPlan> owned;
@@ -44,6 +45,7 @@ struct Engine {
     std::mutex idle_lock;
     std::vector<std::unique_ptr<OwnedWorker>> idle;  // kept from call to call: their memory is warm
     std::vector<Image> idle_sums;
+    std::vector<Total> idle_totals;
 
     const Plan& plan() const { return owned->plan; }
     Layout layout() const { return {placements.data(), static_cast<int64_t>(placements.size()), tables.data()}; }

@@ -131,6 +131,47 @@ def sum_clients(
     return total, losses
 
 
+def sum_clipped(
+    engine: Engine,
+    weights: Weights,
+    examples: Examples,
+    clients: Cohort,
+    clip: float,
+    training: LocalTraining,
+    *,
+    threads: int = 1,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The sum ``float64[P]`` of the clients' updates, each scaled down to a norm of ``clip`` where it is longer.
+
+    And their Euclidean norms before that, ``float64[C]``, and the losses as in `train_clients`. An update is what
+    training adds to the weights; from there on all is float64, so no client adds more than ``clip`` beyond that
+    rounding, whatever it trained on. An update that is not finite counts as zero, and its norm is not a number. The sum
+    is formed in slots as `sum_clients`' is, and as independent of ``threads``.
+
+    Raises:
+        ValueError: the clip is not above 0, or as in `train_clients`.
+    """
+    if not clip > 0:
+        raise ValueError(f"clip = {clip}: allowed are numbers above 0")
+    count = len(clients.counts)
+    total, norms = np.zeros(engine.program.parameters, np.float64), np.empty(count, np.float64)
+    results = {"norms": norms, "clipped": total}
+    losses = _train(engine, weights, examples, clients, training, threads, min(count, SLOTS), clip, **results)
+    return total, norms, losses
+
+
+def gradient_sum(engine: Engine, examples: Examples, weights: Weights, rows: Rows, clip: float) -> NDArray[np.float64]:
+    """The sum ``float64[P]`` over ``rows`` of the loss's gradients, each scaled down to ``clip`` where it is longer.
+
+    Twin of ``reference``'s: the clipped sum of clients with one example each, who take one step of plain SGD at a
+    learning rate of 1, turned round.
+    """
+    step = LocalTraining(epochs=1, batch_size=1, optimizer="sgd", learning_rate=1.0)
+    singles = Cohort(counts=np.ones(len(rows), np.int64), orders=rows)
+    moved, _, _ = sum_clipped(engine, weights, examples, singles, clip, step)
+    return -moved
+
+
 def sum_slots(
     engine: Engine,
     weights: Weights,
@@ -235,6 +276,7 @@ def _train(
     training: LocalTraining,
     threads: int,
     slots: int = 0,
+    clip: float = 0.0,
     **results: NDArray[np.float32] | NDArray[np.float64] | Rows,
 ) -> NDArray[np.float64]:
     """Runs a `TrainJob` that writes to ``results``, by their names in program.hpp; the losses."""
@@ -256,6 +298,7 @@ def _train(
         orders=address(clients.orders),
         threads=threads,
         slots=slots,
+        clip=clip,
         losses=address(losses),
         **{name: address(array) for name, array in results.items()},
     )

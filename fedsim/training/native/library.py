@@ -56,7 +56,10 @@ class TrainJob(ctypes.Structure):
         ("stack", ctypes.c_void_p),
         ("shares", ctypes.c_void_p),
         ("slots", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("sums", "sum", "losses", "state", "state_steps")),
+        ("sums", ctypes.c_void_p),
+        ("sum", ctypes.c_void_p),
+        ("clip", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("norms", "clipped", "losses", "state", "state_steps")),
     )
 
 

@@ -4,6 +4,7 @@
 // dense layers run one batch at a time, so that a batch shares one pass over their weights.
 #pragma once
 
+#include "clipping.hpp"
 #include "convolution.hpp"
 #include "dense.hpp"
 #include "elementary.hpp"
@@ -268,6 +269,6 @@ static double multiply_adds(int64_t rounds, float* sink) {
     return 2.0 * kChains * LANES * static_cast<double>(rounds);
 }
 
-const Kernels kernels = {pack, unpack, train, evaluate, multiply_adds};
+const Kernels kernels = {pack, unpack<float>, unpack<double>, train, update_norm, add_update, evaluate, multiply_adds};
 
 }  // namespace fedsim::VARIANT

@@ -60,7 +60,9 @@ struct Training {
 
 // Every client's local training. Client c walks through counts[c] * epochs rows of `orders`, after those of the
 // clients before it. Results go to `stack` [clients][P], or weighted by `shares` to sums, never both: the clients c with
-// c % slots == s are added up in `sums` [slots][P], and all of these in `sum` [P]. What is not wanted is null.
+// c % slots == s are added up in `sums` [slots][P], and all of these in `sum` [P]. Or the clients' updates, their weights
+// less the round's, are scaled down to a norm of `clip` where theirs is larger and added up in `clipped` [P], in slots
+// too; one that is not finite counts as zero. What is not wanted is null.
 struct TrainJob {
     const float* weights;    // [P], where everybody starts
     Examples examples;
@@ -74,6 +76,9 @@ struct TrainJob {
     int64_t slots;
     float* sums;
     float* sum;
+    double clip;
+    double* norms;           // [clients] of the updates before clipping; not a number where one is not finite
+    double* clipped;
     double* losses;          // [clients][epochs], mean over the epoch; not a number for a client without examples
     float* state;            // optimizer state in and out, for a single client that goes on training; may be null
     int64_t* state_steps;    // optimizer steps behind that state

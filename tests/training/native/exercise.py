@@ -9,7 +9,7 @@ from fedsim.coreml.layers import Same, Valid
 from fedsim.data.partition import Shards
 from fedsim.seeds import key, words
 from fedsim.training.native import library
-from fedsim.training.native.engine import Engine, cohort, evaluate, predict, sum_clients, train_clients
+from fedsim.training.native.engine import Engine, cohort, evaluate, predict, sum_clients, sum_clipped, train_clients
 from tests.training.native.networks import SGD, Chain, examples, lenet, start
 
 SLOW = replace(SGD, learning_rate=0.001)
@@ -51,6 +51,7 @@ def exercise(contract: Contract, variant: str) -> None:
             clients = cohort(held, words(key(1, "shuffle"), np.arange(4)), training)
             stack, _ = train_clients(engine, weights, data, clients, training, threads=2)
             sum_clients(engine, weights, data, clients, np.full(4, 0.25), training, threads=2)
+            sum_clipped(engine, weights, data, clients, 0.1, training, threads=2)
             evaluate(engine, stack[-1], data, threads=2)
             assert np.isfinite(predict(engine, stack[-1], data)).all()
 
