@@ -13,9 +13,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.config import ConfigError, RunConfig, from_flower
-from fedsim.federation import Federation, set_up
+from fedsim.federation import Federation, set_up, with_plan
 from fedsim.messages import read_orders, write_replies
 from fedsim.simulation.engines import Engine, open_engine
+from fedsim.simulation.private import own_training
 from fedsim.updates import Orders, Updates
 
 log = logging.getLogger("fedsim")
@@ -32,20 +33,22 @@ def which_client(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One round of local training, by the same code as in the simulation."""
-    return _reply(message, context, lambda engine: engine.train)
+    return _reply(message, context, lambda federation, engine: own_training(federation.plan, engine))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Loss and accuracy of the model on this client's own test examples."""
-    return _reply(message, context, lambda engine: engine.evaluate)
+    return _reply(message, context, lambda federation, engine: engine.evaluate)
 
 
-def _reply(message: Message, context: Context, choose: Callable[[Engine], Callable[[Orders], Updates]]) -> Message:
-    client = _client(context)
+def _reply(
+    message: Message, context: Context, choose: Callable[[Federation, Engine], Callable[[Orders], Updates]]
+) -> Message:
+    client, federation = _client(context), _federation(from_flower(context.run_config).model_dump_json())
     ((orders, _),) = read_orders([message], np.array([client], np.int64))
-    with open_engine(_federation(from_flower(context.run_config).model_dump_json())) as engine:
-        updates = choose(engine)(orders)
+    with open_engine(federation) as engine:
+        updates = choose(federation, engine)(orders)
     for failed in updates.failures:  # an error reply has no room for the traceback
         log.error("client %d, round %d, %s:\n%s", failed.client, failed.round, failed.stage, failed.traceback)
     return write_replies([message], [client], updates)[0]
@@ -54,7 +57,7 @@ def _reply(message: Message, context: Context, choose: Callable[[Engine], Callab
 @cache
 def _federation(config: str) -> Federation:
     """The federation of a config, which the process builds once; JSON, because a cache wants a plain key."""
-    return set_up(RunConfig.model_validate_json(config))
+    return with_plan(set_up(RunConfig.model_validate_json(config)))
 
 
 def _client(context: Context) -> int:

@@ -197,7 +197,7 @@ def _distributed(plan: Plan, encoding: Encoding, cohort: Cohort, state: State, o
     """Whole numbers modulo a power of two, opened only as the sum of all phones that the round announced.
 
     The phones' shares of the noise are drawn as their sum, whose law they have (`distributed.share`). Where one has
-    failed its share is missing, so nothing is opened.
+    failed its share is missing, so nothing is opened; nor is it where more have come than there is room for.
     """
     signs = distributed.signs(encoding, generator(plan.seed, "rotation", orders.round))
     total = distributed.noise(encoding, generator(plan.seed, "noise", orders.round))
@@ -209,7 +209,7 @@ def _distributed(plan: Plan, encoding: Encoding, cohort: Cohort, state: State, o
         total = distributed.modular(encoding, total + distributed.encode(encoding, rows, signs, draws).sum(axis=0))
         blocks.append(clipped_sum(updates, rows.sum(axis=0), norms, orders))
     found = _joined(blocks)
-    opened = not found.failures
+    opened = not found.failures and len(found.clients) <= encoding.cohort
     return Release(
         total=distributed.decode(encoding, total, signs) if opened else np.zeros(plan.parameters),
         found=found,
