@@ -17,8 +17,8 @@ def clip(stack: NDArray[np.float32] | Vector, norm: float) -> tuple[Vector, Vect
     Returns ``float64[C, P]`` and ``float64[C]``. A row within ``norm``, of zeros or not, stays as it is. A row whose
     norm is no finite number counts as a phone that did not answer: zeros, with the norm ``nan``.
 
-    >>> clip(np.array([[3.0, 4.0], [0.3, 0.4], [np.inf, 0.0]]), 1.0)[0].tolist()
-    [[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]
+    >>> clip(np.array([[6.0, 8.0], [3.0, 4.0], [np.inf, 0.0]]), 5.0)[0].tolist()
+    [[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]]
     """
     if not 0 < norm < math.inf:
         raise ValueError(f"a clip must be a finite number above 0, got {norm}")

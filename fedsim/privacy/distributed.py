@@ -99,7 +99,7 @@ def encoding(*, clip: float, dimension: int, bits: int, cohort: int, rounds: int
 
 def signs(encoding: Encoding, draw: np.random.Generator) -> Real:
     """The signs of a round's rotation, ``float64[padded]`` of 1 and -1: public, and the same for all its phones."""
-    return 2.0 * draw.integers(2, size=encoding.padded) - 1
+    return 2 * draw.integers(2, size=encoding.padded).astype(np.float64) - 1
 
 
 def encode(encoding: Encoding, stack: Real, signs: Real, draws: list[np.random.Generator]) -> Whole:

@@ -35,7 +35,7 @@ def cyclic(seed: int, round: int, clients: int, cohort: int) -> Clients:
     The seed puts all clients in an order, in which they take turns, ``cohort`` a round: where the order ends it begins
     again, in the middle of a round if need be. The client in place p has turns p, p + clients, p + 2 clients, ..., and
     turn i is in round 1 + floor(i / cohort), so its rounds are at least `separation` apart, and within the first R
-    rounds it has at most `participations` of them. Order and memory are never made for more than a cohort.
+    rounds it has at most `participations` of them. Time and memory are those of a cohort, however many clients.
     """
     _check(clients, cohort)
     places = ((round - 1) * cohort + np.arange(cohort)) % clients
@@ -68,7 +68,8 @@ def _shuffled(start: np.uint64, places: Clients, size: int) -> Clients:
     """Where a permutation of ``range(size)`` that ``start`` chooses puts ``places``.
 
     A Feistel network permutes the numbers of an even count of bits; what it puts outside the range is sent through
-    again until it is inside, four times in the mean at most (cycle walking, Black and Rogaway 2002).
+    again until it is inside, four times in the mean at most (cycle walking, Black and Rogaway 2002). Everyone is as
+    likely in every place; of few clients not every order is as likely as every other, on which nothing rests.
     """
     half = np.int64(math.ceil((size - 1).bit_length() / 2))
     mask = np.int64(2**half - 1)
