@@ -93,7 +93,9 @@ def test_not_even_updates_made_for_it_wrap():
     numbers, _ = round_trip(how, adversary(how))
     total = numbers.sum(axis=0)
     assert np.abs(total).max() >= 0.99 * how.cohort * how.bound * how.scale
+    assert np.abs(numbers).max() <= how.bound * how.scale + 1
     room = 2 ** (how.bits - 1) - np.abs(total).max()
+    assert room > 0
     assert chance_of_noise_from(room, how, 100) < 1e-9
 
 
