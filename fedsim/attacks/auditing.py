@@ -142,11 +142,10 @@ def one_run_p_value(epsilon: float, *, canaries: int, guesses: int, correct: int
     With W ~ Binomial(guesses, e^epsilon / (1 + e^epsilon)) it is P[W >= v] plus 2 m delta times the maximum over
     i in 1..m of P[v - i <= W < v] / i (Steinke, Nasr & Jagielski 2023, theorem 5.2).
     """
-    right = stats.binom(guesses, special.expit(epsilon))
-    tail = float(right.sf(correct - 1))
-    fewer = np.arange(1, correct + 1)
-    excess = np.max((right.sf(correct - 1 - fewer) - tail) / fewer, initial=0.0)
-    return min(1.0, tail + 2 * canaries * delta * float(excess))
+    fewer = np.arange(correct + 1)
+    at_least = special.bdtrc(correct - 1 - fewer, guesses, special.expit(epsilon))  # P[W >= correct - fewer]
+    excess = np.max((at_least[1:] - at_least[0]) / fewer[1:], initial=0.0)
+    return float(min(1.0, at_least[0] + 2 * canaries * delta * excess))
 
 
 def one_run_fdp_bound(*, canaries: int, guesses: int, correct: int, delta: float, confidence: float = 0.95) -> float:
@@ -241,10 +240,10 @@ def _above(thresholds: Floats, scores: Floats) -> NDArray[np.int64]:
 def _implied_epsilon(sensitivity: Floats, specificity: Floats, delta: float) -> float:
     """The largest epsilon that tests with these rates, or better, refute: those of (epsilon, delta)-DP have
     ``sensitivity <= e^epsilon (1 - specificity) + delta``, and so the other way about (Kairouz et al. 2015)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        as_in = np.log(sensitivity - delta) - np.log1p(-specificity)
-        as_out = np.log(specificity - delta) - np.log1p(-sensitivity)
-    return float(np.nanmax([as_in, as_out], initial=0.0))
+    with np.errstate(divide="ignore"):  # rates of delta or less refute nothing
+        as_in = np.log(np.maximum(sensitivity - delta, 0)) - np.log1p(-specificity)
+        as_out = np.log(np.maximum(specificity - delta, 0)) - np.log1p(-sensitivity)
+    return float(np.max([as_in, as_out], initial=0.0))
 
 
 def _lowest_rate(successes: NDArray[np.int64], trials: NDArray[np.int64], level: float) -> Floats:

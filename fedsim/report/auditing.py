@@ -78,7 +78,7 @@ def audit_picture(audit: Audit) -> Picture:
         caption=(
             f"Lower bounds on epsilon at delta {audit.delta:g} and {100 * audit.confidence:g} % confidence, from "
             f"{audit.correct:,} right of {audit.guesses:,} guesses at memberships of {audit.canaries:,} canaries; a "
-            "bar beyond the claim (dashed) refutes it. The thin line behind a bar ends where it would with every guess "
+            "bar beyond the claim (dashed) refutes it. The upright mark is where the bar would end with every guess "
             "right. Mahloujifar et al. 2024; Steinke et al. 2023; Clopper-Pearson limits over 30 thresholds."
         ),
         wide=True,
@@ -95,7 +95,7 @@ def _draw(figure: Figure, audit: Audit) -> None:
         axes.annotate(
             f"{epsilon:.2f}", (epsilon, row), xytext=(4, 0), textcoords="offset points", color=INK, va="center"
         )
-    axes.hlines(range(1, len(rows)), 0, _limits(audit), color=QUIET, linewidth=0.8, zorder=0)
+    axes.plot(_limits(audit), range(1, len(rows)), "|", color=INK, markersize=14)
     axes.axvline(audit.claimed_epsilon, color=QUIET, linestyle=LINES[1], linewidth=1.0)
     axes.set_yticks(range(len(rows)), labels=list(rows))
     axes.grid(visible=False, axis="y")
