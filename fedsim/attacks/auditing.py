@@ -69,8 +69,9 @@ def audit_scores(
     """Bound epsilon from ``scores`` ``float64[m]`` of m canaries, of which ``included`` ``bool[m]`` took part.
 
     ``guesses`` is how many memberships are guessed, half of them in for the highest scores and half out for the
-    lowest; it must be chosen without having seen the scores, and is a quarter of the canaries where it is not given,
-    about the best for epsilons of 2 to 8. No Bonferroni correction is owed for a number fixed beforehand.
+    lowest; it must be chosen without having seen the scores, and is a third of the canaries where it is not given:
+    near the best for epsilons of 1 to 8, and enough to see noise forgotten at 8 (`ceiling`). No Bonferroni correction
+    is owed for a number fixed beforehand.
 
     Raises ``ValueError`` where the arrays do not go together or a number is out of range.
     """
@@ -95,8 +96,9 @@ def audit_scores(
 def ceiling(canaries: int, *, delta: float, confidence: float = 0.95, guesses: int | None = None) -> Bounds:
     """The bounds of an audit whose guesses are all right: what no one run with so many canaries can exceed.
 
-    ``guesses`` is all of them where it is not given. An audit of one run cannot tell a greater privacy loss from no
-    privacy at all, and needs a loss well below it to come close: noise halved at epsilon 8 goes unseen by 1,000.
+    ``guesses`` is all of them where it is not given. An audit cannot tell a privacy loss beyond its ceiling from no
+    privacy at all, and needs a loss well beyond a claim to refute it: with 1,000 canaries no one-run bound refutes a
+    claim of 6, and noise halved at epsilon 8 is not sure to be seen by any.
 
     >>> round(ceiling(1000, delta=1e-5).one_run, 2)
     5.78
@@ -266,7 +268,7 @@ def _checked(scores: Floats, included: NDArray[np.bool_], guesses: int | None) -
         raise ValueError("scores must be finite")
     if not 0 < included.sum() < len(included):
         raise ValueError(f"some canaries must be in and some out, got {included.sum()} of {len(included)} in")
-    guesses = max(1, len(scores) // 4) if guesses is None else guesses
+    guesses = max(1, len(scores) // 3) if guesses is None else guesses
     if not 1 <= guesses <= len(scores):
         raise ValueError(f"guesses must be in 1..{len(scores)}, got {guesses}")
     return scores, guesses

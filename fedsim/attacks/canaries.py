@@ -20,7 +20,7 @@ _ROUNDS = 64
 """How many directions, and how many releases, are in memory at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Canaries:
     """Clients that send ``clip`` times a random unit direction of their own in every round they attend.
 
