@@ -10,7 +10,8 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from fedsim.privacy_settings import MECHANISMS, NoPrivacy, Privacy
+from fedsim.poisoning_settings import ATTACKS, LabelFlip, NoPoisoning, Poisoning, forges_updates
+from fedsim.privacy_settings import MECHANISMS, DpSgd, NoPrivacy, Privacy
 from fedsim.settings import Baselines, Data, Federation, Model, Output, Published, Report, Speed, Training
 from fedsim.strategy_settings import LINEAR, STRATEGY_NAMES, Bulyan, FedAvg, Krum, MultiKrum, Strategy, Table
 
@@ -32,6 +33,7 @@ class RunConfig(Table):
     model: Model = Model()
     training: Training = Training()
     privacy: Annotated[Privacy, Field(discriminator="mechanism")] = NoPrivacy()
+    poisoning: Annotated[Poisoning, Field(discriminator="attack")] = NoPoisoning()
     baselines: Baselines = Baselines()
     speed: Speed = Speed()
     output: Output = Output()
@@ -59,6 +61,8 @@ def from_mapping(tables: Mapping[str, Any]) -> RunConfig:
         tables["strategy"] = {"name": "FedAvg", **strategy}
     if isinstance(privacy := tables.get("privacy"), Mapping):
         tables["privacy"] = {"mechanism": "central", **privacy}
+    if isinstance(poisoning := tables.get("poisoning"), Mapping):
+        tables["poisoning"] = {"attack": "none", **poisoning}
     try:
         return RunConfig.model_validate(tables)
     except ValidationError as error:
@@ -172,6 +176,7 @@ def _impossible(config: RunConfig) -> Iterable[str]:
             )
     if config.speed.aggregation == "streamed" and strategy.name not in LINEAR:
         yield f"speed.aggregation = streamed: {strategy.name} needs every phone's model; allowed with {_one_of(LINEAR)}"
+    yield from _impossible_attack(config.poisoning, config.speed, config.privacy)
     if config.speed.cluster:
         yield from _impossible_on_a_cluster(config)
     if isinstance(strategy, Krum | MultiKrum | Bulyan):
@@ -189,6 +194,24 @@ def _impossible(config: RunConfig) -> Iterable[str]:
         )
 
 
+def _impossible_attack(poisoning: Poisoning, speed: Speed, privacy: Privacy) -> Iterable[str]:
+    pair = (poisoning.source, poisoning.target) if isinstance(poisoning, LabelFlip) else (None, None)
+    if pair != (None, None) and (None in pair or pair[0] == pair[1]):
+        yield f"poisoning.source, target = {_shown(pair)}: must be two different labels, or neither given"
+    if not forges_updates(poisoning):
+        return
+    given = f"poisoning.attack = {poisoning.attack}"
+    if speed.aggregation == "streamed":
+        yield f"{given}: changes single phones' models; allowed with speed.aggregation = stacked, not streamed"
+    if speed.cluster:
+        yield f"{given}: changes single phones' models, and the nodes of speed.cluster send sums; leave it empty"
+    if not isinstance(privacy, NoPrivacy | DpSgd):
+        yield (
+            f"{given}: changes single phones' models; allowed with privacy.mechanism = none or dp_sgd, "
+            f"not {privacy.mechanism}"
+        )
+
+
 def _impossible_on_a_cluster(config: RunConfig) -> Iterable[str]:
     speed, strategy = config.speed, config.strategy.name
     given = f"speed.cluster = {speed.cluster}"
@@ -203,11 +226,12 @@ def _impossible_on_a_cluster(config: RunConfig) -> Iterable[str]:
         yield f"{given}: {strategy} needs every phone's model; allowed with {_one_of(LINEAR)}"
 
 
-VARIANTS: dict[str, type[Table]] = {
-    **dict(zip(STRATEGY_NAMES, get_args(Strategy), strict=True)),
-    **dict(zip(MECHANISMS, get_args(Privacy), strict=True)),
+TAGGED: dict[str, tuple[str, dict[str, type[Table]]]] = {
+    "strategy": ("name", dict(zip(STRATEGY_NAMES, get_args(Strategy), strict=True))),
+    "privacy": ("mechanism", dict(zip(MECHANISMS, get_args(Privacy), strict=True))),
+    "poisoning": ("attack", dict(zip(ATTACKS, get_args(Poisoning), strict=True))),
 }
-"""The tables of which a config holds one of several, by the name that says which."""
+"""The tables of a config that are one of several: the key that says which, and these."""
 
 
 _SAYS = {
@@ -228,12 +252,14 @@ def _line(detail: Any) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if not detail["loc"] and kind == "value_error":
         return str(context["error"])
-    location = [part for part in detail["loc"] if part not in VARIANTS]
-    key = ".".join(str(part) for part in location) or "config"
+    location = detail["loc"]
+    if location and location[0] in TAGGED:  # pydantic adds which of the tables it took it for
+        location = location[:1] + location[2:]
+    key = ".".join(map(str, location)) or "config"
     if kind == "extra_forbidden":
         return f"{key}: unknown key; {_suggest(detail['loc'])}"
     if kind == "union_tag_invalid":
-        tag, names = ("mechanism", MECHANISMS) if key == "privacy" else ("name", STRATEGY_NAMES)
+        tag, names = TAGGED[key]
         return f"{key}.{tag} = {_shown(str(detail['input'].get(tag)))}: must be {_one_of(names)}"
     if kind == "literal_error":
         says = f"must be {context['expected'].replace(chr(39), '')}"
@@ -258,10 +284,11 @@ def _one_of(names: Iterable[str]) -> str:
 def _suggest(location: tuple[str | int, ...]) -> str:
     """What is allowed where an unknown key stood, and the nearest name to what was written."""
     table: type[BaseModel] = RunConfig
+    if location[0] in TAGGED:
+        table = TAGGED[str(location[0])][1][str(location[1])]
+        location = location[1:]
     for part in location[:-1]:
-        if part in VARIANTS:
-            table = VARIANTS[str(part)]
-        elif isinstance(part, str) and part not in ("strategy", "privacy"):
+        if isinstance(part, str) and part in table.model_fields:
             annotation = table.model_fields[part].annotation
             table = Published if part == "published" else annotation  # pyright: ignore[reportAssignmentType]
     allowed = list(table.model_fields)

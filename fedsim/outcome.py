@@ -13,6 +13,7 @@ from fedsim.coreml.contract import architecture_id, weights_id
 from fedsim.coreml.weights import named_weights, write_weights
 from fedsim.data import partition as partitions
 from fedsim.federation import Federation
+from fedsim.poisoning_settings import NoPoisoning
 from fedsim.recording import Row, spread
 from fedsim.report import write_partition_page, write_report
 from fedsim.simulation.engines import Engine
@@ -86,6 +87,7 @@ def finish(
         "best_accuracy": max(accuracies),
         "rounds_to": {str(goal): _first_round(rows, goal) for goal in (0.9, 0.95, 0.97, 0.98, 0.985, 0.99)},
         "client_accuracy": spread(accuracy),
+        **_poisoning(federation, rows[-1]),
         "baselines": _baseline_accuracies(folder),
         "bytes": {way: sum(row[f"bytes_{way}"] for row in rows) for way in ("down", "up")},
         "failures": sum(row["failures"] for row in rows),
@@ -101,6 +103,14 @@ def finish(
     results.write_json(folder / results.SUMMARY, summary)
     write_report(folder)
     return summary
+
+
+def _poisoning(federation: Federation, last: Row) -> dict[str, Any]:
+    """How many clients were malicious, and how far they came where their attack has an aim."""
+    if isinstance(federation.config.poisoning, NoPoisoning):
+        return {}
+    success = {"attack_success": last["attack_success"]} if "attack_success" in last else {}
+    return {"poisoning": {"malicious": len(federation.malicious), **success}}
 
 
 def _baseline_accuracies(folder: Path) -> dict[str, float]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.config import ConfigError
-from fedsim.federation import Federation, test_shards, training_shards
+from fedsim.data.dataset import Examples
+from fedsim.federation import Federation, test_shards, training_examples, training_shards
 from fedsim.updates import LocalTraining, Mean, Orders, Updates, Weights
 
 Scores = tuple[NDArray[np.float64], NDArray[np.bool_]]
@@ -23,7 +24,8 @@ class Engine:
     """What a run asks of an engine. Results are the same bits for any number of workers.
 
     ``train`` and ``evaluate`` do what a cohort was told; ``mean`` is ``train`` where the phones' average is all that is
-    wanted, and its memory does not grow with the cohort. ``score`` gives loss and correctness of every test example;
+    wanted, and its memory does not grow with the cohort. ``score`` gives loss and correctness of every test example,
+    ``score_on`` of other ones;
     ``trainer(weights, training)`` gives a function that trains ``weights`` in place on rows of the training set,
     keeps its optimizer's state from call to call, and returns their mean loss. ``pool`` runs jobs side by side, and
     ``aside`` one after another, beside the rounds.
@@ -33,6 +35,7 @@ class Engine:
     mean: Callable[[Orders], Mean]
     evaluate: Callable[[Orders], Updates]
     score: Callable[[Weights], Scores]
+    score_on: Callable[[Weights, Examples], Scores]
     trainer: Callable[[Weights, LocalTraining], Trainer]
     pool: Executor
     aside: Executor
@@ -75,6 +78,7 @@ def _native_engine(federation: Federation, threads: int) -> Generator[Engine]:
     from fedsim.training.native import engine as native
 
     dataset, engine, seed = federation.dataset, native.Engine(federation.contract), federation.config.seed
+    examples = training_examples(federation)
     held, tested_on = partial(training_shards, federation), partial(test_shards, federation)
 
     def trainer(weights: Weights, training: LocalTraining) -> Trainer:
@@ -83,10 +87,11 @@ def _native_engine(federation: Federation, threads: int) -> Generator[Engine]:
 
     with ThreadPoolExecutor(threads) as pool, _dropping(ThreadPoolExecutor(1)) as aside:
         yield Engine(
-            train=partial(native_phones.train_cohort, engine, threads, dataset.train, held, seed),
-            mean=partial(native_phones.mean_cohort, engine, threads, dataset.train, held, seed),
+            train=partial(native_phones.train_cohort, engine, threads, examples, held, seed),
+            mean=partial(native_phones.mean_cohort, engine, threads, examples, held, seed),
             evaluate=partial(native_phones.evaluate_cohort, engine, threads, dataset.test, tested_on),
             score=lambda weights: native.evaluate(engine, weights, dataset.test, threads=threads),
+            score_on=lambda weights, chosen: native.evaluate(engine, weights, chosen, threads=threads),
             trainer=trainer,
             pool=pool,
             aside=aside,
@@ -99,13 +104,15 @@ def _torch_engine(federation: Federation, threads: int) -> Generator[Engine]:
     from fedsim.training import reference
 
     dataset, contract, seed = federation.dataset, federation.contract, federation.config.seed
+    examples = training_examples(federation)
     held, tested_on = partial(training_shards, federation), partial(test_shards, federation)
     with workers.worker_threads(threads) as pool, workers.worker_threads(1) as aside:
         yield Engine(
-            train=partial(workers.train_cohort, pool, contract, dataset.train, held, seed),
-            mean=partial(workers.mean_cohort, pool, contract, dataset.train, held, seed),
+            train=partial(workers.train_cohort, pool, contract, examples, held, seed),
+            mean=partial(workers.mean_cohort, pool, contract, examples, held, seed),
             evaluate=partial(workers.evaluate_cohort, pool, contract, dataset.test, tested_on),
             score=lambda weights: workers.evaluate_all(pool, contract, weights, dataset.test),
+            score_on=partial(workers.evaluate_all, pool, contract),
             trainer=lambda weights, training: reference.trainer(contract, weights, dataset.train, training),
             pool=pool,
             aside=aside,
