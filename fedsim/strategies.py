@@ -25,8 +25,8 @@ def build_strategy(config: RunConfig, learning_rate: float) -> Strategy:
 
     It is Flower's own, unmodified, or one of `robust_strategies` where Flower has none of that name. Phones are not
     asked to evaluate: the run evaluates the model once, centrally, and reads every client's accuracy off that pass.
-    ``learning_rate`` is the phones', which QFedAvg needs to know. Where aggregation is
-    streamed, the strategy meets one node, which stands for the cohort of `draw_cohort`.
+    ``learning_rate`` is the phones', which QFedAvg needs to know. Where aggregation is streamed, the strategy meets one
+    node, which stands for the cohort of `draw_cohort`.
     """
     streamed = config.speed.aggregation == "streamed"
     clients, cohort = (1, 1) if streamed else (config.federation.clients, config.federation.cohort)

@@ -25,10 +25,9 @@ class Engine:
 
     ``train`` and ``evaluate`` do what a cohort was told; ``mean`` is ``train`` where the phones' average is all that is
     wanted, and its memory does not grow with the cohort. ``score`` gives loss and correctness of every test example,
-    ``score_on`` of other ones;
-    ``trainer(weights, training)`` gives a function that trains ``weights`` in place on rows of the training set,
-    keeps its optimizer's state from call to call, and returns their mean loss. ``pool`` runs jobs side by side, and
-    ``aside`` one after another, beside the rounds.
+    ``score_on`` of other ones; ``trainer(weights, training)`` gives a function that trains ``weights`` in place on rows
+    of the training set, keeps its optimizer's state from call to call, and returns their mean loss. ``pool`` runs jobs
+    side by side, and ``aside`` one after another, beside the rounds.
     """
 
     train: Callable[[Orders], Updates]
