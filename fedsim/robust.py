@@ -17,8 +17,8 @@ def clipped_mean(stack: Stack, centre: Vector, radius: float) -> Vector:
     It lies within ``radius`` of ``centre``, and a row can move it by at most ``2 * radius / C``. With the centre at
     zero it is norm clipping (Sun et al. 2019).
 
-    >>> clipped_mean(np.array([[3.0, 4.0], [0.0, 0.5]]), np.zeros(2), 1.0).tolist()
-    [0.3, 0.65]
+    >>> clipped_mean(np.array([[3.0, 4.0], [0.0, 1.0]]), np.zeros(2), 2.5).tolist()
+    [0.75, 1.5]
     """
     away = distances(stack, centre)
     scales = radius / np.maximum(away, radius)
