@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fedsim.impossible import impossible
 from fedsim.mistakes import line, shown
+from fedsim.poisoning_settings import NoPoisoning, Poisoning
 from fedsim.privacy_settings import NoPrivacy, Privacy
 from fedsim.settings import Baselines, Data, Federation, Model, Output, Report, Speed, Training
 from fedsim.strategy_settings import FedAvg, Strategy, Table
@@ -33,6 +34,7 @@ class RunConfig(Table):
     model: Model = Model()
     training: Training = Training()
     privacy: Annotated[Privacy, Field(discriminator="mechanism")] = NoPrivacy()
+    poisoning: Annotated[Poisoning, Field(discriminator="attack")] = NoPoisoning()
     baselines: Baselines = Baselines()
     speed: Speed = Speed()
     output: Output = Output()
@@ -40,7 +42,8 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if mistakes := list(impossible(self.federation, self.data, self.strategy, self.speed, self.privacy)):
+        tables = self.federation, self.data, self.strategy, self.speed, self.privacy, self.poisoning
+        if mistakes := list(impossible(*tables)):
             raise ValueError("\n".join(mistakes))
         return self
 
@@ -60,6 +63,8 @@ def from_mapping(tables: Mapping[str, Any]) -> RunConfig:
         tables["strategy"] = {"name": "FedAvg", **strategy}
     if isinstance(privacy := tables.get("privacy"), Mapping):
         tables["privacy"] = {"mechanism": "central", **privacy}
+    if isinstance(poisoning := tables.get("poisoning"), Mapping):
+        tables["poisoning"] = {"attack": "none", **poisoning}
     try:
         return RunConfig.model_validate(tables)
     except ValidationError as error:

@@ -5,24 +5,26 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.attacks.poisoning import colluders, poisoned
 from fedsim.config import ConfigError, RunConfig
 from fedsim.coreml.contract import Contract, read_contract, with_training
 from fedsim.coreml.weights import read_weights
 from fedsim.data import partition as partitions
-from fedsim.data.dataset import Dataset
+from fedsim.data.dataset import Dataset, Examples
 from fedsim.data.partition import Shards, shards_of, sizes
 from fedsim.data.partitioners import mirror, partition
 from fedsim.data.population import Population, population, shards_in
 from fedsim.data.sources import load
 from fedsim.models.initial import initial_weights
 from fedsim.models.networks import NETWORKS
+from fedsim.poisoning_settings import Backdoor, LabelFlip, NoPoisoning, forges_updates
 from fedsim.privacy.plan import Plan, plan
-from fedsim.seeds import generator, key
+from fedsim.seeds import generator, key, words
 from fedsim.settings import Speed, Training
 from fedsim.strategy_settings import LINEAR
 from fedsim.training.native import library as native
@@ -43,7 +45,9 @@ class Federation:
     """Everything a run needs that follows from its config: the same in the simulation, on a server, in a client.
 
     ``partition`` and ``test_partition`` say what the first clients hold: all of them where the data are dealt, and
-    `PANEL` of them where ``population`` says what any client draws. ``plan`` is what privacy comes to (`with_plan`).
+    `PANEL` of them where ``population`` says what any client draws. ``malicious`` clients, ``int64[...]`` ascending,
+    do what ``config.poisoning`` says; all else here is as if they were honest. ``plan`` is what privacy comes to
+    (`with_plan`).
     """
 
     config: RunConfig
@@ -52,6 +56,7 @@ class Federation:
     partition: Shards
     population: Population | None
     test_partition: Shards
+    malicious: NDArray[np.int64]
     initial: Weights
     plan: Plan | None = None
 
@@ -75,10 +80,33 @@ def with_plan(federation: Federation) -> Federation:
 
 
 def training_shards(federation: Federation, clients: NDArray[np.int64]) -> Shards:
-    """The training examples that ``clients`` hold, whichever way they came by them."""
-    if federation.population:
-        return shards_in(federation.population, clients)
-    return shards_of(federation.partition, clients)
+    """The rows of `training_examples` that ``clients`` hold, whichever way they came by them."""
+    drawn = federation.population
+    held = shards_in(drawn, clients) if drawn else shards_of(federation.partition, clients)
+    if not isinstance(federation.config.poisoning, LabelFlip | Backdoor):
+        return held
+    malicious = np.repeat(np.isin(clients, federation.malicious), sizes(held))
+    marked = malicious & _is_marked(federation.config, held.order)
+    return Shards(order=held.order + marked * len(federation.dataset.train.labels), offsets=held.offsets)
+
+
+def training_examples(federation: Federation) -> Examples:
+    """The training set; where malicious phones change theirs, followed by all of it as they would have it.
+
+    So a changed example takes its own place in what a phone holds, and in its batches.
+    """
+    attack, dataset = federation.config.poisoning, federation.dataset
+    if not isinstance(attack, LabelFlip | Backdoor):
+        return dataset.train
+    clean, changed = dataset.train, poisoned(attack, dataset.train, dataset.classes)
+    inputs: Any = np.concatenate([clean.inputs, changed.inputs])
+    return Examples(inputs=inputs, labels=np.concatenate([clean.labels, changed.labels]))
+
+
+def _is_marked(config: RunConfig, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of these examples a malicious phone would change: each with the share's chance, whoever holds it."""
+    share = config.poisoning.share if isinstance(config.poisoning, Backdoor) else 1.0
+    return words(key(config.seed, "marked examples"), rows) / 2.0**64 < share
 
 
 def test_shards(federation: Federation, clients: NDArray[np.int64]) -> Shards:
@@ -96,11 +124,13 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
         config = _resolved(config, contract.training, given)
         dataset = given or load(config.data.source)
         _check_fit(contract, dataset)
+        _check_attack(config, dataset)
         drawn = _population(config, dataset) if config.data.partition == "sampled" else None
         dealt = shards_in(drawn, _panel(config)) if drawn else _partition(config, dataset)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    aggregation = config.speed.aggregation or ("streamed" if config.strategy.name in LINEAR else "stacked")
+    streamable = config.strategy.name in LINEAR and not forges_updates(config.poisoning)
+    aggregation = config.speed.aggregation or ("streamed" if streamable else "stacked")
     engine = _engine(config.speed, contract)
     speed = config.speed.model_copy(update={"engine": engine, "aggregation": aggregation})
     counts = partitions.label_counts(dealt, dataset.train.labels, dataset.classes)
@@ -111,6 +141,7 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
         partition=dealt,
         population=drawn,
         test_partition=mirror(counts, dataset.test.labels, generator(config.seed, "test partition")),
+        malicious=_malicious(config),
         initial=first_weights(config, contract),
     )
 
@@ -134,6 +165,11 @@ def _population(config: RunConfig, dataset: Dataset) -> Population:
         config.data.examples_per_client or EXAMPLES_PER_CLIENT,
         config.data.classes_per_client,
     )
+
+
+def _malicious(config: RunConfig) -> NDArray[np.int64]:
+    fraction = 0.0 if isinstance(config.poisoning, NoPoisoning) else config.poisoning.fraction
+    return colluders(config.federation.clients, fraction, generator(config.seed, "malicious clients"))
 
 
 def _panel(config: RunConfig) -> NDArray[np.int64]:
@@ -201,6 +237,21 @@ def _check_fit(contract: Contract, dataset: Dataset) -> None:
         )
     if dataset.classes > contract.classes:
         raise ValueError(f"data.source: {dataset.classes} classes, and the model tells {contract.classes} apart")
+
+
+def _check_attack(config: RunConfig, dataset: Dataset) -> None:
+    """Whether what the attack is about exists in this data set; raises ValueError in words."""
+    attack, shape = config.poisoning, dataset.test.inputs.shape[1:]
+    if not isinstance(attack, LabelFlip | Backdoor):
+        return
+    labels = {"target": attack.target, **({"source": attack.source} if isinstance(attack, LabelFlip) else {})}
+    for name, label in labels.items():
+        if label is not None and label not in dataset.test.labels:
+            raise ValueError(f"poisoning.{name} = {label}: no test example of {dataset.name} has this label")
+    if isinstance(attack, Backdoor) and (len(shape) < 2 or attack.size > min(shape[-2:])):
+        raise ValueError(
+            f"poisoning.size = {attack.size}: the trigger must fit into an example, and these are {list(shape)}"
+        )
 
 
 def _resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | None) -> RunConfig:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from fedsim.mistakes import one_of
+from fedsim.mistakes import one_of, shown
+from fedsim.poisoning_settings import LabelFlip, Poisoning, forges_updates
 from fedsim.privacy_settings import Central, DpSgd, MatrixFactorisation, NoPrivacy, Privacy
 from fedsim.settings import Data, Federation, Speed
 from fedsim.strategy_settings import LINEAR, Bulyan, Krum, MultiKrum, Strategy
@@ -10,7 +11,9 @@ from fedsim.strategy_settings import LINEAR, Bulyan, Krum, MultiKrum, Strategy
 FEWEST_FOR_ADAPTIVE_CLIP = 40
 
 
-def impossible(federation: Federation, data: Data, strategy: Strategy, speed: Speed, privacy: Privacy) -> Iterable[str]:
+def impossible(
+    federation: Federation, data: Data, strategy: Strategy, speed: Speed, privacy: Privacy, poisoning: Poisoning
+) -> Iterable[str]:
     """Every pair of settings that cannot both hold, in a line each."""
     if federation.cohort > federation.clients:
         yield f"federation.cohort = {federation.cohort}: must be at most federation.clients = {federation.clients}"
@@ -20,6 +23,7 @@ def impossible(federation: Federation, data: Data, strategy: Strategy, speed: Sp
     if speed.cluster:
         yield from _on_a_cluster(speed, strategy, privacy)
     yield from _too_few_for(strategy, federation.cohort)
+    yield from _no_such_attack(poisoning, speed, privacy)
     if not isinstance(privacy, NoPrivacy):
         yield from _void(privacy, federation, strategy)
 
@@ -66,6 +70,21 @@ def _too_few_for(strategy: Strategy, cohort: int) -> Iterable[str]:
             f"strategy.num_nodes_to_select = {strategy.num_nodes_to_select}: must be at most "
             f"federation.cohort = {cohort}"
         )
+
+
+def _no_such_attack(poisoning: Poisoning, speed: Speed, privacy: Privacy) -> Iterable[str]:
+    pair = (poisoning.source, poisoning.target) if isinstance(poisoning, LabelFlip) else (None, None)
+    if pair != (None, None) and (None in pair or pair[0] == pair[1]):
+        yield f"poisoning.source, target = {shown(pair)}: must be two different labels, or neither given"
+    if not forges_updates(poisoning):
+        return
+    given = f"poisoning.attack = {poisoning.attack}"
+    if speed.aggregation == "streamed":
+        yield f"{given}: changes single phones' models; allowed with speed.aggregation = stacked, not streamed"
+    if speed.cluster:
+        yield f"{given}: changes single phones' models, and the nodes of speed.cluster send sums; leave it empty"
+    if isinstance(privacy, DpSgd):
+        yield f"{given}: changes what phones send, which by privacy.mechanism = dp_sgd is what they trained to"
 
 
 def _void(privacy: Privacy, federation: Federation, strategy: Strategy) -> Iterable[str]:

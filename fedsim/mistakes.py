@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from fedsim.poisoning_settings import Poisoning
 from fedsim.privacy_settings import Privacy
 from fedsim.strategy_settings import Strategy, Table
 
@@ -19,6 +20,7 @@ def _variants(tag: str, union: Any) -> dict[str, type[Table]]:
 TAGGED: Mapping[str, tuple[str, Mapping[str, type[Table]]]] = {
     "strategy": ("name", _variants("name", Strategy)),
     "privacy": ("mechanism", _variants("mechanism", Privacy)),
+    "poisoning": ("attack", _variants("attack", Poisoning)),
 }
 """The tables of a config that are one of several: the key that says which, and these."""
 

@@ -13,6 +13,7 @@ from fedsim.coreml.contract import architecture_id, weights_id
 from fedsim.coreml.weights import named_weights, write_weights
 from fedsim.data import partition as partitions
 from fedsim.federation import Federation
+from fedsim.poisoning_settings import NoPoisoning
 from fedsim.privacy.plan import Plan, participations
 from fedsim.privacy.words import statement
 from fedsim.recording import Row, spread
@@ -89,6 +90,7 @@ def finish(
         "best_accuracy": max(accuracies),
         "rounds_to": {str(goal): _first_round(tested, goal) for goal in (0.9, 0.95, 0.97, 0.98, 0.985, 0.99)},
         "client_accuracy": spread(accuracy),
+        **_poisoning(federation, rows[-1]),
         "baselines": _baseline_accuracies(folder),
         "bytes": {way: sum(row[f"bytes_{way}"] for row in rows) for way in ("down", "up")},
         "failures": sum(row["failures"] for row in rows),
@@ -112,6 +114,14 @@ def _worst_client(plan: Plan, rows: list[Row]) -> dict[str, int]:
     """The client that took part most often, and the most that it might have."""
     times = np.unique([client for row in rows for client in row["clients"]], return_counts=True)[1]
     return {"participations": int(times.max(initial=0)), "at_most": participations(plan)}
+
+
+def _poisoning(federation: Federation, last: Row) -> dict[str, Any]:
+    """How many clients were malicious, and how far they came where their attack has an aim."""
+    if isinstance(federation.config.poisoning, NoPoisoning):
+        return {}
+    success = {"attack_success": last["attack_success"]} if "attack_success" in last else {}
+    return {"poisoning": {"malicious": len(federation.malicious), **success}}
 
 
 def _baseline_accuracies(folder: Path) -> dict[str, float]:

@@ -36,9 +36,10 @@ class RoundRecorder:
 
     A round is evaluated and written down while the next one trains; `close` waits for the last. ``evaluate`` gives
     loss and correctness of every test example; one pass over them, every ``evaluate_every`` rounds, serves the central
-    figures and, through ``test_partition``, every client's accuracy on the test examples dealt to it. ``client_of`` says which client a
-    node is. ``resumed_after`` is the round whose checkpoint the run goes on from. ``listen`` gets every row as it is
-    written, on a thread of its own.
+    figures and, through ``test_partition``, every client's accuracy on the test examples dealt to it. ``client_of``
+    says which client a node is. ``further`` gives a row's columns beside these, of a round with these clients and the
+    model after it. ``resumed_after`` is the round whose checkpoint the run goes on from. ``listen`` gets every row as
+    it is written, on a thread of its own.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RoundRecorder:
         folder: Path,
         strategy: Strategy,
         evaluate: Evaluate,
+        further: Callable[[list[int], Weights], Row],
         test_partition: Shards,
         client_of: Callable[[int], int],
         stop_on_failure: bool,
@@ -59,6 +61,7 @@ class RoundRecorder:
         self.folder = folder
         self.strategy = strategy
         self.evaluate = evaluate
+        self.further = further
         self.test_partition = test_partition
         self.client_of = client_of
         self.stop_on_failure = stop_on_failure
@@ -156,7 +159,7 @@ class RoundRecorder:
         if number == self.resumed_after:  # written before the cut
             self._began = time.perf_counter()
             return
-        row: Row = {"round": number, **trained, **tested}
+        row: Row = {"round": number, **trained, **tested, **self.further(trained["clients"], weights)}
         seconds = {**seconds, "evaluate": time.perf_counter() - mark}
         mark = time.perf_counter()
         results.append(self.folder / results.ROUNDS, row)

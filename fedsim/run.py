@@ -29,12 +29,14 @@ from fedsim.coreml.contract import architecture_id, weights_id
 from fedsim.data.dataset import Dataset, digest
 from fedsim.federation import Federation, set_up, with_plan
 from fedsim.outcome import finish, write_baselines, write_clients, write_partition
+from fedsim.poisoning_settings import NoPoisoning
 from fedsim.privacy.words import statement
 from fedsim.privacy_settings import Central, Distributed
 from fedsim.recording import RoundRecorder, Row
 from fedsim.report import write_report
 from fedsim.simulation.engines import Engine, open_engine
 from fedsim.simulation.grid import FederationGrid, Phones, ask_clients
+from fedsim.simulation.poisoned import poisoned, progress
 from fedsim.simulation.private import Cohort, first_state, own_training, private_phone, stacked
 from fedsim.simulation.streamed import cohort_phone
 from fedsim.strategies import ResumableStrategy, build_strategy, restore
@@ -84,7 +86,7 @@ def run(
         results.write_json(folder / results.INPUTS, _inputs(federation))
         if federation.plan:
             results.write_json(folder / results.PRIVACY, statement(federation.plan))
-        return _run(federation, folder, engine, inner, listen, began)
+        return _run(federation, folder, poisoned(engine, federation), inner, listen, began)
 
 
 def resume(
@@ -109,7 +111,7 @@ def resume(
     if begun and (changed := [name for name in now if now[name] != begun.get(name)]):
         raise ConfigError(f"{folder}: the {' and the '.join(changed)} are not those this run began with")
     with open_engine(federation) as engine:
-        return _run(federation, folder, engine, None, listen, began)
+        return _run(federation, folder, poisoned(engine, federation), None, listen, began)
 
 
 def _for_real_phones(config: RunConfig) -> RunConfig:
@@ -118,6 +120,10 @@ def _for_real_phones(config: RunConfig) -> RunConfig:
         raise ConfigError(f"speed.cluster = {config.speed.cluster}: all phones must be simulated; leave it empty here")
     if config.speed.aggregation == "streamed":
         raise ConfigError("speed.aggregation = streamed: all phones must be simulated; allowed here: stacked")
+    if not isinstance(config.poisoning, NoPoisoning):
+        raise ConfigError(
+            f"poisoning.attack = {config.poisoning.attack}: all phones must be simulated; leave it out here"
+        )
     if isinstance(config.privacy, Distributed):
         raise ConfigError(
             "privacy.mechanism = distributed: real phones have no secure aggregation that would open sums only; "
@@ -204,6 +210,7 @@ def _play(
         folder=folder,
         strategy=strategy,
         evaluate=engine.score,
+        further=progress(engine, federation),
         test_partition=federation.test_partition,
         client_of=client_of,
         stop_on_failure=config.federation.on_client_failure == "stop",

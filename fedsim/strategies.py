@@ -1,4 +1,4 @@
-"""The Flower strategy a config names, unmodified, and the wrapper that lets any strategy resume."""
+"""The strategy a config names, Flower's own wherever it has one, and the wrapper that lets any strategy resume."""
 
 import logging
 import random
@@ -13,6 +13,7 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from fedsim import robust_strategies
 from fedsim.config import RunConfig
 from fedsim.privacy_settings import NoPrivacy
 from fedsim.seeds import flower_sampling
@@ -21,19 +22,21 @@ Scalar = bool | int | float | str
 
 
 def build_strategy(config: RunConfig, learning_rate: float) -> Strategy:
-    """The stock Flower strategy that ``config.strategy`` names, set to draw ``federation.cohort`` phones a round.
+    """The strategy that ``config.strategy`` names, set to draw ``federation.cohort`` phones a round.
 
-    Phones are not asked to evaluate: the run evaluates the model once, centrally, and reads every client's
-    accuracy off that pass. ``learning_rate`` is the phones', which QFedAvg needs to know. Where aggregation is
-    streamed or private, the strategy meets one node, which stands for the cohort.
+    It is Flower's own, unmodified, or one of `robust_strategies` where Flower has none of that name. Phones are not
+    asked to evaluate: the run evaluates the model once, centrally, and reads every client's accuracy off that pass.
+    ``learning_rate`` is the phones', which QFedAvg needs to know. Where aggregation is streamed or private, the
+    strategy meets one node, which stands for the cohort.
     """
     one = config.speed.aggregation == "streamed" or not isinstance(config.privacy, NoPrivacy)
     clients, cohort = (1, 1) if one else (config.federation.clients, config.federation.cohort)
     parameters: dict[str, Any] = config.strategy.model_dump(exclude={"name"})
     if parameters.get("client_learning_rate", 1.0) is None:
         parameters["client_learning_rate"] = learning_rate
+    name = config.strategy.name
     with _flower_says_nothing():  # it would warn that nobody evaluates
-        return getattr(flower, config.strategy.name)(
+        return getattr(flower if hasattr(flower, name) else robust_strategies, name)(
             fraction_train=cohort / clients,  # floored by Flower; min_train_nodes says it exactly
             min_train_nodes=cohort,
             min_available_nodes=cohort,

@@ -106,6 +106,29 @@ class Bulyan(Table):
     num_malicious_nodes: int = Field(default=0, ge=0)
 
 
+class NormClip(Table):
+    """Sun et al. 2019; no update counts for more than ``clip``, in Euclidean norm."""
+
+    name: Literal["NormClip"]
+    clip: float = Field(default=3.0, gt=0)
+
+
+class GeometricMedian(Table):
+    """RFA, Pillutla et al. 2022; ``iterations`` of Weiszfeld's algorithm, distances ``smoothing`` at least."""
+
+    name: Literal["GeometricMedian"]
+    smoothing: float = Field(default=1e-6, gt=0)
+    iterations: int = Field(default=10, ge=1)
+
+
+class CentredClipping(Table):
+    """Karimireddy et al. 2021; no update counts for more than ``radius`` from the round before's, in Euclidean norm."""
+
+    name: Literal["CentredClipping"]
+    radius: float = Field(default=3.0, gt=0)
+    iterations: int = Field(default=1, ge=1)
+
+
 Strategy = Union[  # noqa: UP007 (pyright reads the members off it below)
     FedAvg,
     FedAvgM,
@@ -119,6 +142,9 @@ Strategy = Union[  # noqa: UP007 (pyright reads the members off it below)
     Krum,
     MultiKrum,
     Bulyan,
+    NormClip,
+    GeometricMedian,
+    CentredClipping,
 ]
 STRATEGY_NAMES = tuple(get_args(member.model_fields["name"].annotation)[0] for member in get_args(Strategy))
 LINEAR = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")

@@ -20,10 +20,10 @@ from fedsim.config import (
 from fedsim.strategy_settings import LINEAR, STRATEGY_NAMES
 
 NAMES = (
-    "FedAvg, FedAvgM, FedProx, FedAdam, FedYogi, FedAdagrad, QFedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum "
-    "or Bulyan"
+    "FedAvg, FedAvgM, FedProx, FedAdam, FedYogi, FedAdagrad, QFedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum, "
+    "Bulyan, NormClip, GeometricMedian or CentredClipping"
 )
-TABLES = "seed, federation, strategy, data, model, training, privacy, baselines, speed, output, report"
+TABLES = "seed, federation, strategy, data, model, training, privacy, poisoning, baselines, speed, output, report"
 
 BAD = [
     (["federation.clients=ten"], "federation.clients = ten: must be a whole number"),
@@ -72,6 +72,42 @@ BAD = [
     (
         ["strategy.name=MultiKrum", "strategy.num_nodes_to_select=11"],
         "strategy.num_nodes_to_select = 11: must be at most federation.cohort = 10",
+    ),
+    (["strategy.name=NormClip", "strategy.clip=0"], "strategy.clip = 0: must be more than 0.0"),
+    (
+        ["poisoning.attack=sybil"],
+        "poisoning.attack = sybil: must be none, label_flip, backdoor, sign_flip, scaling, little_is_enough "
+        "or inner_product",
+    ),
+    (["poisoning.fraction=0.1"], "poisoning.fraction: unknown key; allowed here: attack"),
+    (
+        ["poisoning.attack=backdoor", "poisoning.targte=1"],
+        "poisoning.targte: unknown key; did you mean target? "
+        "allowed here: fraction, attack, target, share, size, boost",
+    ),
+    (["poisoning.attack=scaling", "poisoning.fraction=1.5"], "poisoning.fraction = 1.5: must be at most 1.0"),
+    (
+        ["poisoning.attack=label_flip", "poisoning.source=1"],
+        "poisoning.source, target = [1, null]: must be two different labels, or neither given",
+    ),
+    (
+        ["poisoning.attack=label_flip", "poisoning.source=1", "poisoning.target=1"],
+        "poisoning.source, target = [1, 1]: must be two different labels, or neither given",
+    ),
+    (
+        ["poisoning.attack=sign_flip", "speed.aggregation=streamed"],
+        "poisoning.attack = sign_flip: changes single phones' models; allowed with speed.aggregation = stacked, "
+        "not streamed",
+    ),
+    (
+        ["poisoning.attack=backdoor", "poisoning.boost=5", "speed.cluster=auto"],
+        "poisoning.attack = backdoor: changes single phones' models, and the nodes of speed.cluster send sums; "
+        "leave it empty",
+    ),
+    (
+        ["poisoning.attack=scaling", "privacy.mechanism=local"],
+        "poisoning.attack = scaling: changes single phones' models; allowed with privacy.mechanism = none or dp_sgd, "
+        "not local",
     ),
     (["training.learning_rate=nan"], "training.learning_rate = NaN: must be a finite number"),
     (["training.learning_rate=fast"], "training.learning_rate = fast: must be a number"),

@@ -7,6 +7,7 @@ from fedsim.report import headline, provenance, sections
 from fedsim.report.folder import read_clients, read_run_folder
 from fedsim.report.layout import Section
 from fedsim.report.numbers import Cell
+from fedsim.report.poisoning import poisoning
 
 _TEMPLATES = Path(__file__).parent
 
@@ -21,6 +22,7 @@ def write_report(folder: Path) -> Path:
     run = read_run_folder(folder)
     shown = (
         sections.learning(run),
+        poisoning(run),
         sections.clients(run),
         sections.labels(run.clients),
         sections.bytes_moved(run),

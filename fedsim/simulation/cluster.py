@@ -28,7 +28,7 @@ from fedsim.config import ConfigError
 from fedsim.coreml.contract import weights_id
 from fedsim.data.dataset import Examples
 from fedsim.data.partition import sizes
-from fedsim.federation import Federation, training_shards
+from fedsim.federation import Federation, training_examples, training_shards
 from fedsim.simulation.native_phones import as_mean
 from fedsim.training.batches import shuffle_keys
 from fedsim.training.native import engine as native
@@ -50,6 +50,7 @@ class Node:
     def __init__(self, federation: Federation, threads: int, variant: str) -> None:
         self.federation, self.threads = federation, threads
         self.engine = native.Engine(federation.contract, variant)
+        self.examples = training_examples(federation)
 
     def proof(self) -> str:
         """A digest of a little training: the same on machines that compute the same bits."""
@@ -70,8 +71,9 @@ class Node:
         """`native.sum_slots` of the phones ``clients`` in round ``number``."""
         keys = shuffle_keys(self.federation.config.seed, number, clients)
         cohort = native.cohort(training_shards(self.federation, clients), keys, training)
-        examples = self.federation.dataset.train
-        return native.sum_slots(self.engine, weights, examples, cohort, shares, training, slots, threads=self.threads)
+        return native.sum_slots(
+            self.engine, weights, self.examples, cohort, shares, training, slots, threads=self.threads
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

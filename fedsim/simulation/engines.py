@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.config import ConfigError
-from fedsim.federation import Federation, test_shards, training_shards
+from fedsim.data.dataset import Examples
+from fedsim.federation import Federation, test_shards, training_examples, training_shards
 from fedsim.simulation import private_phones
 from fedsim.updates import ClippedSum, LocalTraining, Mean, Orders, Updates, Weights
 
@@ -26,10 +27,10 @@ class Engine:
     ``train`` and ``evaluate`` do what a cohort was told; ``mean`` is ``train`` where the phones' average is all that is
     wanted, and its memory does not grow with the cohort; nor does that of ``clipped``, which adds up the phones'
     updates, each scaled down to the norm given. ``private`` is ``train`` by DP-SGD, with the norm to which it clips
-    examples' gradients and the noise in multiples of it. ``score`` gives loss and correctness of every test example;
-    ``trainer(weights, training)`` gives a function that trains ``weights`` in place on rows of the training set,
-    keeps its optimizer's state from call to call, and returns their mean loss. ``pool`` runs jobs side by side, and
-    ``aside`` one after another, beside the rounds.
+    examples' gradients and the noise in multiples of it. ``score`` gives loss and correctness of every test example,
+    ``score_on`` of other ones; ``trainer(weights, training)`` gives a function that trains ``weights`` in place on rows
+    of the training set, keeps its optimizer's state from call to call, and returns their mean loss. ``pool`` runs jobs
+    side by side, and ``aside`` one after another, beside the rounds.
     """
 
     train: Callable[[Orders], Updates]
@@ -38,6 +39,7 @@ class Engine:
     private: Callable[[Orders, float, float], Updates]
     evaluate: Callable[[Orders], Updates]
     score: Callable[[Weights], Scores]
+    score_on: Callable[[Weights, Examples], Scores]
     trainer: Callable[[Weights, LocalTraining], Trainer]
     pool: Executor
     aside: Executor
@@ -80,8 +82,9 @@ def _native_engine(federation: Federation, threads: int) -> Generator[Engine]:
     from fedsim.training.native import engine as native
 
     dataset, engine, seed = federation.dataset, native.Engine(federation.contract), federation.config.seed
+    examples = training_examples(federation)
     held, tested_on = partial(training_shards, federation), partial(test_shards, federation)
-    gradient_sum = partial(native.gradient_sum, engine, dataset.train)
+    gradient_sum = partial(native.gradient_sum, engine, examples)
 
     def trainer(weights: Weights, training: LocalTraining) -> Trainer:
         state = native.new_state(engine, training)
@@ -89,12 +92,13 @@ def _native_engine(federation: Federation, threads: int) -> Generator[Engine]:
 
     with ThreadPoolExecutor(threads) as pool, _dropping(ThreadPoolExecutor(1)) as aside:
         yield Engine(
-            train=partial(native_phones.train_cohort, engine, threads, dataset.train, held, seed),
-            mean=partial(native_phones.mean_cohort, engine, threads, dataset.train, held, seed),
-            clipped=partial(native_phones.clipped_cohort, engine, threads, dataset.train, held, seed),
+            train=partial(native_phones.train_cohort, engine, threads, examples, held, seed),
+            mean=partial(native_phones.mean_cohort, engine, threads, examples, held, seed),
+            clipped=partial(native_phones.clipped_cohort, engine, threads, examples, held, seed),
             private=partial(private_phones.train_cohort, pool, gradient_sum, held, seed),
             evaluate=partial(native_phones.evaluate_cohort, engine, threads, dataset.test, tested_on),
             score=lambda weights: native.evaluate(engine, weights, dataset.test, threads=threads),
+            score_on=lambda weights, chosen: native.evaluate(engine, weights, chosen, threads=threads),
             trainer=trainer,
             pool=pool,
             aside=aside,
@@ -107,16 +111,18 @@ def _torch_engine(federation: Federation, threads: int) -> Generator[Engine]:
     from fedsim.training import reference
 
     dataset, contract, seed = federation.dataset, federation.contract, federation.config.seed
+    examples = training_examples(federation)
     held, tested_on = partial(training_shards, federation), partial(test_shards, federation)
-    gradient_sum = partial(reference.gradient_sum, contract, dataset.train)
+    gradient_sum = partial(reference.gradient_sum, contract, examples)
     with workers.worker_threads(threads) as pool, workers.worker_threads(1) as aside:
         yield Engine(
-            train=partial(workers.train_cohort, pool, contract, dataset.train, held, seed),
-            mean=partial(workers.mean_cohort, pool, contract, dataset.train, held, seed),
-            clipped=partial(workers.clipped_cohort, pool, contract, dataset.train, held, seed),
+            train=partial(workers.train_cohort, pool, contract, examples, held, seed),
+            mean=partial(workers.mean_cohort, pool, contract, examples, held, seed),
+            clipped=partial(workers.clipped_cohort, pool, contract, examples, held, seed),
             private=partial(private_phones.train_cohort, pool, gradient_sum, held, seed),
             evaluate=partial(workers.evaluate_cohort, pool, contract, dataset.test, tested_on),
             score=lambda weights: workers.evaluate_all(pool, contract, weights, dataset.test),
+            score_on=partial(workers.evaluate_all, pool, contract),
             trainer=lambda weights, training: reference.trainer(contract, weights, dataset.train, training),
             pool=pool,
             aside=aside,

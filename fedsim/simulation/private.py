@@ -7,7 +7,6 @@ post-processing. How long an update may be, who takes part and how much noise th
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -103,7 +102,8 @@ def private_phone(
 def own_training(plan: Plan | None, engine: Engine) -> Train:
     """What a phone does by itself when it is told to train, and what it sends of it."""
     if plan and isinstance(plan.settings, DpSgd):
-        return partial(engine.private, clip=plan.settings.clip, noise_multiplier=plan.noise_multiplier)
+        clip, noise_multiplier = plan.settings.clip, plan.noise_multiplier
+        return lambda orders: engine.private(orders, clip, noise_multiplier)
     if plan and isinstance(plan.settings, Local):
         return randomised(plan, engine.train)
     return engine.train

@@ -21,6 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 
+from fedsim import robust_strategies
 from fedsim.messages import WEIGHTS, model_record, training_record
 from fedsim.seeds import flower_sampling, generator
 from fedsim.simulation.grid import FederationGrid
@@ -40,6 +41,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "FedAdagrad": {"eta": 0.2},
     "QFedAvg": {"q": 0.3, "client_learning_rate": 0.5},
     "FedTrimmedAvg": {"beta": 0.2},
+    "NormClip": {"clip": 2.0},
+    "GeometricMedian": {"smoothing": 1e-4, "iterations": 5},
+    "CentredClipping": {"radius": 2.0, "iterations": 2},
     "Krum": {"num_malicious_nodes": 2},
     "MultiKrum": {"num_malicious_nodes": 2, "num_nodes_to_select": 4},
     "Bulyan": {"num_malicious_nodes": 1},
@@ -62,7 +66,7 @@ def fails(kind: Kind, number: int, client: int) -> bool:
 
 def play(name: str, grid: Grid, model: ArrayRecord) -> Outcome:
     """All rounds of the unmodified strategy ``name``: three phones of four train, all of them evaluate."""
-    strategy = getattr(flower, name)(
+    strategy = getattr(flower if hasattr(flower, name) else robust_strategies, name)(
         fraction_train=COHORT / CLIENTS, min_available_nodes=CLIENTS, **SETTINGS.get(name, {})
     )
     models: list[bytes] = []
