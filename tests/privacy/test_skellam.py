@@ -1,5 +1,7 @@
 """The Skellam bounds against the divergences of shifted Skellam noise themselves, and against the Gaussian limit."""
 
+from math import comb, exp, log
+
 import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
@@ -40,8 +42,8 @@ def test_the_bound_is_above_the_divergence_itself_and_near_where_noise_is_ample(
     bound = skellam(IntegerVectors(clip=shift, l2=shift, l1=shift), variance)
     exact = np.array([divergence(p, q, order) for order in ORDERS[:15]])
     assert (bound[:15] >= exact).all()
-    if variance >= 40 * shift:
-        assert (bound[:15] <= 1.01 * exact).all()
+    ample = (ORDERS[:15] * shift <= variance / 10) & (variance >= 400)
+    assert (bound[:15] <= 1.01 * exact)[ample].all()
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.05, 0.5, 0.9])
@@ -68,8 +70,6 @@ def test_sampling_costs_less_than_zhu_and_wangs_bound_for_any_mechanism() -> Non
     """Their theorem 5 has the terms from the third on three times: at order 2 there are none."""
     ours, rate = poisson_sampled(gaussian(1.0), 0.05), 0.05
     for order in (2, 3, 8):
-        from math import comb, exp, log
-
         terms = [comb(order, k) * (1 - rate) ** (order - k) * rate**k * exp((k - 1) * k / 2) for k in range(order + 1)]
         theirs = log(sum(terms[:3]) + 3 * sum(terms[3:])) / (order - 1)
         assert ours[order - 2] == pytest.approx(theirs) if order == 2 else ours[order - 2] < theirs
