@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from fedsim.privacy.skellam import ORDERS, IntegerVectors, poisson_sampled, skellam
 
 FINEST, COARSE = 4, 3
-"""Privacy losses are counted in steps of so many decimals: any give an upper bound, more a closer one."""
+"""Decimals of the steps that privacy losses under sampling are counted in: any give an upper bound, more a closer."""
 RELATIVE = 1e-4
 """Steps of that many epsilons are fine enough."""
 HOPELESS = 1e5
-"""Epsilons that are not worth counting closely."""
-SHOWN = 100
+"""An epsilon that is not worth counting closely."""
+SHOWN = 50
 """At how many rounds `epsilon_by_round` looks."""
 
 Spent = Callable[[int], float]
@@ -74,31 +74,36 @@ class Releases:
 def epsilon(releases: Releases, delta: float) -> float:
     """The least epsilon that is known for these releases at ``delta``: an upper bound; ``inf`` without noise.
 
-    Gaussian noise is accounted by privacy loss distributions (Doroshenko et al. 2022): exact but for the steps of
-    1e-4, or of up to a ten-thousandth of epsilon where that is more. Fixed cohorts take Wang, Balle and
-    Kasiviswanathan's 2019 Renyi bound at half the noise, or no amplification where that is less; Skellam noise takes
-    `skellam`'s, converted as Canonne, Kamath and Steinke 2020, proposition 12.
+    Gaussian noise without sampling is exact (Balle and Wang 2018, theorem 8), and under Poisson sampling too but for
+    steps of 1e-4, or of up to a ten-thousandth of epsilon where that is more, in its privacy loss distribution
+    (Doroshenko et al. 2022). Fixed cohorts take Wang, Balle and Kasiviswanathan's 2019 Renyi bound at half the noise,
+    or no amplification where that is less; Skellam noise takes the bound of `skellam`. Renyi bounds are converted as in
+    Canonne, Kamath and Steinke 2020, proposition 12.
     """
     return spending(releases, delta, grids(releases, delta, FINEST))(releases.rounds)
 
 
 def rounds_within(epsilon: float, delta: float, releases: Releases) -> int:
     """How many of the releases' rounds may be held before more than ``epsilon`` is spent: 0 if not one."""
+    coarse, fine = (spending(releases, delta, grids(releases, delta, finest)) for finest in (COARSE, FINEST))
     rounds = range(1, releases.rounds + 1)
-    surely = bisect_right(rounds, epsilon, key=spending(releases, delta, grids(releases, delta, COARSE)))
-    return bisect_right(rounds, epsilon, lo=surely, key=spending(releases, delta, grids(releases, delta, FINEST)))
+    surely, step = bisect_right(rounds, epsilon, key=coarse), 1
+    while surely + step <= releases.rounds and fine(surely + step) <= epsilon:
+        surely, step = surely + step, 2 * step
+    return bisect_right(rounds, epsilon, lo=surely, hi=min(surely + step - 1, releases.rounds), key=fine)
 
 
 def epsilon_by_round(releases: Releases, delta: float) -> NDArray[np.float64]:
     """What is spent after each round, ``float64[rounds]``: upper bounds that never fall, and `epsilon` at the end.
 
-    A hundred rounds are looked at, in coarse steps, and those between count as the next of them. With ``sensitivity``,
-    which is of all rounds together, each counts as the whole run.
+    Fifty rounds are looked at, and those between count as the next of them. Under Poisson sampling these are
+    counted in steps that may add about a hundredth of the whole. With ``sensitivity``, which is of all rounds together,
+    each counts as the whole run.
     """
     total = epsilon(releases, delta)
-    if total == math.inf or releases.sensitivity is not None:
+    if total == math.inf:
         return np.full(releases.rounds, total)
-    spent = spending(releases, delta, [10.0 ** -max(0, min(COARSE, _decimals(total)))])
+    spent = spending(releases, delta, [min(1.0, math.sqrt(max(total, 0.01) / 100 / releases.rounds))])
     shown = np.unique(np.ceil(np.linspace(releases.rounds / SHOWN, releases.rounds, SHOWN)).astype(np.int64))
     reached = np.minimum([*(spent(int(round)) for round in shown[:-1]), total], total)
     return np.maximum.accumulate(reached)[np.searchsorted(shown, np.arange(1, releases.rounds + 1))]
@@ -131,44 +136,37 @@ def grids(releases: Releases, delta: float, finest: int) -> list[float]:
     """Steps to count privacy losses in, each a tenth of the one before, down to ``finest`` decimals.
 
     The first are wide enough to hold what the run would cost without sampling, but never above 1.
+
+    Raises ``ValueError`` for a ``delta`` that is no chance.
     """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be between 0 and 1, got {delta}")
     if releases.noise_multiplier == 0:
         return []
-    coarsest = max(0, min(finest, _decimals(_unsampled(releases, delta, releases.rounds))))
-    return [10.0**-decimals for decimals in range(coarsest, finest + 1)]
+    coarsest = math.ceil(-math.log10(RELATIVE * _unsampled(releases, delta, releases.rounds)))
+    return [10.0**-decimals for decimals in range(max(0, min(finest, coarsest)), finest + 1)]
 
 
 def spending(releases: Releases, delta: float, grids: Sequence[float]) -> Spent:
     """The epsilon spent after so many rounds, on the first of ``grids`` that is fine enough for it, or on the last."""
-    if not 0 < delta < 1:
-        raise ValueError(f"delta must be between 0 and 1, got {delta}")
     if releases.noise_multiplier == 0:
         return lambda rounds: math.inf
     if releases.integers is not None:
         return _skellam(releases, releases.integers, delta)
     if releases.sampling == "poisson" and releases.cohort < releases.population:
         return _sampled_gaussian(releases, delta, grids)
+    plain = _gaussian(releases, delta)
     if releases.sampling == "fixed":
-        amplified, plain = _fixed_gaussian(releases, delta), _gaussian(releases, delta, grids)
+        amplified = _fixed_gaussian(releases, delta)
         return lambda rounds: min(amplified(rounds), plain(rounds))
-    return _gaussian(releases, delta, grids)
+    return plain
 
 
-def _gaussian(releases: Releases, delta: float, grids: Sequence[float]) -> Spent:
+def _gaussian(releases: Releases, delta: float) -> Spent:
     """Any number of Gaussian releases is as good as one that a unit moves by the root of its squared moves' sum."""
-    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
+    from dp_accounting import get_epsilon_gaussian
 
-    def on_grid(rounds: int, interval: float) -> float:
-        deviation = releases.noise_multiplier / _shift(releases, rounds)
-        losses = from_gaussian_mechanism(deviation, value_discretization_interval=interval)
-        return losses.get_epsilon_for_delta(delta)
-
-    def spent(rounds: int) -> float:
-        if (bound := _unsampled(releases, delta, rounds)) > HOPELESS:
-            return bound
-        return _refined(lambda interval: on_grid(rounds, interval), grids)
-
-    return spent
+    return lambda rounds: get_epsilon_gaussian(releases.noise_multiplier / _shift(releases, rounds), delta)
 
 
 def _sampled_gaussian(releases: Releases, delta: float, grids: Sequence[float]) -> Spent:
@@ -178,16 +176,21 @@ def _sampled_gaussian(releases: Releases, delta: float, grids: Sequence[float]) 
         return lambda rounds: _unsampled(releases, delta, rounds)
 
     @cache
-    def one_round(interval: float) -> PrivacyLossDistribution:
+    def one_round(step: float) -> PrivacyLossDistribution:
         rate = releases.cohort / releases.population
         return from_gaussian_mechanism(
-            releases.noise_multiplier, sampling_prob=rate, value_discretization_interval=interval
+            releases.noise_multiplier, sampling_prob=rate, value_discretization_interval=step
         )
 
-    def on_grid(rounds: int, interval: float) -> float:
-        return one_round(interval).self_compose(rounds).get_epsilon_for_delta(delta)
+    def spent(rounds: int) -> float:
+        reached = math.inf
+        for step in grids:
+            reached = one_round(step).self_compose(rounds).get_epsilon_for_delta(delta)
+            if step <= RELATIVE * reached:
+                break
+        return reached
 
-    return lambda rounds: _refined(lambda interval: on_grid(rounds, interval), grids)
+    return spent
 
 
 def _fixed_gaussian(releases: Releases, delta: float) -> Spent:
@@ -198,7 +201,9 @@ def _fixed_gaussian(releases: Releases, delta: float) -> Spent:
     noisy_sum = GaussianDpEvent(releases.noise_multiplier / 2)
     accountant = RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_ONE)
     accountant.compose(SampledWithoutReplacementDpEvent(releases.population, int(releases.cohort), noisy_sum))
-    return lambda rounds: float(compute_epsilon(accountant.orders, rounds * accountant.rdp, delta)[0])
+    return lambda rounds: float(
+        compute_epsilon(accountant.orders.tolist(), (rounds * accountant.rdp).tolist(), delta)[0]
+    )
 
 
 def _skellam(releases: Releases, integers: IntegerVectors, delta: float) -> Spent:
@@ -207,7 +212,9 @@ def _skellam(releases: Releases, integers: IntegerVectors, delta: float) -> Spen
     divergences = skellam(integers, (releases.noise_multiplier * integers.clip) ** 2)
     if releases.sampling == "poisson":
         divergences = poisson_sampled(divergences, releases.cohort / releases.population)
-    return lambda rounds: float(compute_epsilon(ORDERS, turns(releases, rounds) * divergences, delta)[0])
+    return lambda rounds: float(
+        compute_epsilon(ORDERS.tolist(), (turns(releases, rounds) * divergences).tolist(), delta)[0]
+    )
 
 
 def _shift(releases: Releases, rounds: int) -> float:
@@ -222,17 +229,3 @@ def _unsampled(releases: Releases, delta: float, rounds: int) -> float:
     """A bound in closed form for Gaussian noise, whatever the sampling (Bun and Steinke 2016, proposition 1.3)."""
     shift = _shift(releases, rounds) / releases.noise_multiplier
     return shift**2 / 2 + shift * math.sqrt(2 * math.log(1 / delta))
-
-
-def _refined(on_grid: Callable[[float], float], grids: Sequence[float]) -> float:
-    reached = math.inf
-    for interval in grids:
-        reached = on_grid(interval)
-        if interval <= RELATIVE * reached:
-            break
-    return reached
-
-
-def _decimals(epsilon: float) -> int:
-    """How many make steps that are fine enough for ``epsilon``."""
-    return math.ceil(-math.log10(RELATIVE * epsilon))

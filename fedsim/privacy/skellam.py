@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Orders = NDArray[np.int64]
+Orders = NDArray[np.float64]
 Divergences = NDArray[np.float64]
 
-ORDERS: Orders = np.arange(2, 513)
+ORDERS: Orders = np.arange(2.0, 513.0)
 """The bounds below hold at integer orders; sampling needs all of them from 2 up."""
 
 
@@ -34,8 +34,8 @@ def skellam(vectors: IntegerVectors, variance: float, orders: Orders = ORDERS) -
     """An upper bound of the Renyi divergences, one an order, between sums with and without one of ``vectors``.
 
     Every coordinate of the sum has its own Skellam noise of ``variance``: the difference of two Poisson counts of mean
-    ``variance / 2``. Agarwal, Kairouz and Liu 2021, theorem 3.5; ``orders`` are integers above 1. The first term is
-    what Gaussian noise of the same variance costs.
+    ``variance / 2``. The bound for several dimensions of Agarwal, Kairouz and Liu 2021; ``orders`` are integers
+    above 1. The first term is what Gaussian noise of the same variance costs.
     """
     squared = vectors.l2**2
     near = ((2 * orders - 1) * squared + 6 * vectors.l1) / (4 * variance**2)
@@ -50,16 +50,16 @@ def poisson_sampled(divergences: Divergences, rate: float) -> Divergences:
 
         log(sum over k of binomial(a, k) (1 - rate)**(a - k) rate**k exp((k - 1) D_k(P || Q))) / (a - 1)
 
-    and the reverse is no larger: Mironov, Talwar and Zhang 2019, theorem 5, where a map that is its own inverse takes
-    P to Q, as ``x -> shift - x`` does for symmetric noise; Steinke 2022, section 6, for any two. Zhu and Wang 2019,
-    theorem 5, has the terms from the third on three times over. Sampling never costs: nothing is above what it was.
+    and the reverse is no larger where a map that is its own inverse takes P to Q, as ``x -> shift - x`` does for
+    symmetric noise (Mironov, Talwar and Zhang 2019, of Gaussian noise). Zhu and Wang 2019, for any noise, have the
+    terms from the third on three times over. Sampling never costs: nothing is above what it was.
     """
     from scipy.special import gammaln, logsumexp
 
     if rate == 1:
         return divergences
-    orders = np.arange(2, len(divergences) + 2)[:, np.newaxis]
-    taken = np.arange(len(divergences) + 2)
+    orders = np.arange(2.0, len(divergences) + 2)[:, np.newaxis]
+    taken = np.arange(0.0, len(divergences) + 2)
     exponents = np.concatenate(([0.0, 0.0], (taken[2:] - 1) * divergences))
     left = orders - taken
     with np.errstate(invalid="ignore"):
