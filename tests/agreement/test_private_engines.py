@@ -55,7 +55,8 @@ def test_a_clipped_sum_is_that_of_the_stack(pair: tuple[Federation, Engine, Engi
 
 def test_phones_train_privately_alike(pair: tuple[Federation, Engine, Engine]) -> None:
     given, native, torch = pair
-    ours, theirs = (engine.private(orders(given), 0.5, 0.8) for engine in (native, torch))
+    some = replace(orders(given), clients=CLIENTS[:2])  # torch takes one example after another
+    ours, theirs = (engine.private(some, 0.5, 0.8) for engine in (native, torch))
     np.testing.assert_array_equal(ours.clients, theirs.clients)
     np.testing.assert_array_equal(ours.examples, theirs.examples)
     assert ours.metrics == theirs.metrics == {}
@@ -114,8 +115,10 @@ def test_a_failing_phone_is_named_and_adds_nothing(engine: str, change: dict[str
 @pytest.mark.parametrize("engine", ["native", "torch"])
 def test_a_phone_that_cannot_train_privately_is_named(engine: str) -> None:
     sound = federation(engine, training=TRAINING, model={"name": "tanh_cnn"})
+    both = replace(orders(sound), clients=np.array([11, 7]))
     with open_engine(spoilt(sound)) as engine_of_sound, open_engine(spoilt(sound, label=99)) as engine_of_spoilt:
-        whole, partly = (each.private(orders(sound), 0.5, 0.8) for each in (engine_of_sound, engine_of_spoilt))
-    assert partly.clients.tolist() == [7, 0, 3]
+        whole = engine_of_sound.private(replace(both, clients=both.clients[1:]), 0.5, 0.8)
+        partly = engine_of_spoilt.private(both, 0.5, 0.8)
+    assert partly.clients.tolist() == [7]
     assert [failure.client for failure in partly.failures] == [11]
-    np.testing.assert_array_equal(partly.weights, whole.weights[[0, 1, 3]])
+    np.testing.assert_array_equal(partly.weights, whole.weights)
