@@ -10,7 +10,6 @@ from fedsim.attacks.roc import figures
 from fedsim.attacks.shadows import logits
 from fedsim.attacks.view import noised, summed
 from fedsim.data.dataset import select
-from fedsim.data.sources import load
 from fedsim.updates import LocalTraining, Weights
 from tests.attacks.overfit import small_network
 from tests.attacks.rounds import Small, seen, small, updates
@@ -26,7 +25,7 @@ def few() -> Small:
 
 
 def client_losses(found: Small, weights: Weights) -> NDArray[np.float64]:
-    examples = select(load("mnist").train, found.held.order)
+    examples = select(found.mnist.train, found.held.order)
     scores = logits(found.contract, weights[np.newaxis], examples, engine=found.engine)[0]
     return -loss_threshold(confidence(scores, examples.labels)).reshape(CLIENTS, 10).mean(axis=1)
 

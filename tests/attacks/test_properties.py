@@ -10,7 +10,6 @@ from fedsim.attacks.properties import histogram_error, label_shares, reach
 from fedsim.attacks.roc import figures
 from fedsim.attacks.view import noised, summed
 from fedsim.data.dataset import select
-from fedsim.data.sources import load
 from fedsim.updates import LocalTraining
 from tests.attacks.overfit import small_network
 from tests.attacks.rounds import Small, seen, shares, small
@@ -80,9 +79,9 @@ def test_what_cannot_be_read_is_refused(two_shards: Small) -> None:
     view = seen(two_shards, two_shards.start, CLIENTS[:2])
     with pytest.raises(ValueError, match="read off SGD's updates only"):
         label_shares(replace(view, training=replace(SGD, optimizer="adam")), engine=None)
-    zeros = np.flatnonzero(load("mnist").test.labels != 0)[:100]
+    zeros = np.flatnonzero(two_shards.mnist.test.labels != 0)[:100]
     with pytest.raises(ValueError, match="lack class 0"):
-        label_shares(replace(view, public=select(load("mnist").test, zeros)), engine=None)
+        label_shares(replace(view, public=select(two_shards.mnist.test, zeros)), engine=None)
     frozen = Chain((1, 28, 28)).flatten("channel_first").dense(10).dense(10, updatable=False).contract(training=SGD)
     with pytest.raises(ValueError, match="this contract trains none"):
         label_shares(replace(view, contract=frozen), engine=None)
