@@ -22,7 +22,7 @@ def loss_falls(losses: NDArray[np.float64]) -> Scores:
     >>> loss_falls(np.array([[2.0, 2.0, 2.0], [1.0, 2.0, 2.0]])).round(4).tolist()
     [[0.6931, 0.0, 0.0]]
     """
-    falls = -np.diff(np.log(losses), axis=0)
+    falls = np.log(losses[:-1]) - np.log(losses[1:])
     return falls - np.median(falls, axis=1, keepdims=True)
 
 

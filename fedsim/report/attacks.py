@@ -82,10 +82,15 @@ def _range(interval: tuple[float, float]) -> str:
 
 
 def _draw(figure: Figure, curves: Mapping[str, Curve], found: Mapping[str, Figures]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     floor = min(0.1, *(figures.resolution for figures in found.values()))
-    axes = plot_area(figure, unit="true positives", x_label="false positives", ends=list(curves))
+    axes = plot_area(figure, unit="true positives, %", x_label="false positives, %", ends=list(curves))
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(_percent))
+        axis.set_minor_formatter(NullFormatter())
     levels = np.geomspace(floor, 1, _POINTS)
     axes.plot(levels, levels, color=QUIET, linestyle=LINES[2], linewidth=1.0)
     ends: list[tuple[float, str, str]] = []
@@ -98,3 +103,7 @@ def _draw(figure: Figure, curves: Mapping[str, Curve], found: Mapping[str, Figur
     axes.set_xlim(floor, 1)
     axes.set_ylim(floor, 1)
     label_ends(axes, ends)
+
+
+def _percent(rate: float, _position: object) -> str:
+    return f"{100 * rate:g}"
