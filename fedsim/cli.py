@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedsim import __version__, model_files
+from fedsim.attacking.attack import KINDS, attack
 from fedsim.bench import Bench, bench
 from fedsim.config import ConfigError, load
 from fedsim.doctor import examine
@@ -209,6 +210,27 @@ def explain_verb(file: File = None, overrides: Set = None, as_json: Json = False
         return
     for paragraph in explain(plan):
         out.print(paragraph, highlight=False, markup=False)
+
+
+@app.command("attack")
+def attack_verb(
+    folder: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    kind: Annotated[str, typer.Argument(help=f"What to attack: {', '.join(KINDS)}.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Play an attacker on a finished run, and write what it learns to the run's folder.
+
+    `membership` trains shadow models for as many examples as the run did, 16 times over.
+
+    **Example:** `fedsim attack runs/2026-11-21-225459 membership`
+    """
+    with err.status("attacking"):
+        found = attack(folder, kind)
+    if as_json:
+        print(to_json(found))
+        return
+    out.print(found["sentence"], highlight=False, soft_wrap=True, markup=False)
+    out.print(f"{folder}/attacks/{kind}.html", highlight=False, soft_wrap=True, markup=False)
 
 
 @model.command("build")

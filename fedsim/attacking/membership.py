@@ -1,0 +1,225 @@
+"""Membership attacks on a finished run: which examples its model was trained on, and which phones took part."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.attacking.finished import (
+    MOST_REPLAYED,
+    FinishedRun,
+    examples_processed,
+    expected_updates,
+    first_round,
+    participants,
+)
+from fedsim.attacks import roc
+from fedsim.attacks.membership import (
+    Confidences,
+    Members,
+    Scores,
+    confidence,
+    lira_offline,
+    lira_online,
+    loss_threshold,
+    rmia,
+    turns,
+)
+from fedsim.attacks.participation import alignment, loss_falls
+from fedsim.attacks.shadows import logits, random_halves, shadow_models
+from fedsim.attacks.view import summed
+from fedsim.data.dataset import Examples, select
+from fedsim.data.partition import sizes
+from fedsim.federation import PANEL, training_shards
+from fedsim.report.attacks import figures_table, numbers_sentence, roc_picture
+from fedsim.report.layout import Section
+from fedsim.seeds import generator
+
+Scored = dict[str, tuple[Scores, Members]]
+
+SHADOWS = 16
+MOST_AUDITED = 10_000
+MOST_POPULATION = 1_000
+ASSUMED = (
+    "The attacker holds the last model, the network, the initial weights and the training settings. It holds a pool of "
+    "examples, all that the chosen phones hold and the part of the test set asked about, without knowing which is "
+    "which, and trains {shadows} models on random halves of it: centrally, from the run's initial weights, with the "
+    "run's optimizer and batch size, for as many examples as the run processed, {epochs} epochs. This is the standard "
+    "assumption of LiRA. Members are examples of phones that were chosen in any round; non-members are test examples. "
+    "{population} other test examples, in nobody's training set, are RMIA's population. The offline attacks use only "
+    "shadow models that have not seen the example."
+)
+CONTROL = (
+    "The same attacks on the shadow models, each the victim of the others: here chance alone decided who is a member. "
+    "Members and non-members of the run differ in more than membership where the test set was not drawn as the "
+    "training set was; what an attack achieves above and not here may be that."
+)
+_CLIENTS = (
+    "The attacker holds candidates' data and asks who took part: in the federation, from how far their loss fell "
+    "between the first model and the last; in round 1, from how well the update that they would send fits what the "
+    "server got, the sum or each by itself."
+)
+
+
+def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
+    """Examples and clients: figures of every attack, and the sections that show them."""
+    examples, control, about = _example_scores(run)
+    clients = _client_scores(run)
+    found = {name: _figures(scored) for name, scored in (("examples", examples), ("control", control))}
+    told = {attack: one for attack, one in clients.items() if min(one[1].sum(), (~one[1]).sum()) >= 2}
+    found["clients"] = _figures(told)
+    best = max(found["examples"], key=lambda attack: found["examples"][attack].area)
+    result = {
+        "sentence": f"The best attack on single examples is {best}, with an area of "
+        f"{found['examples'][best].area:.3f} under the ROC curve; 0.5 is guessing.",
+        **about,
+        **{name: {attack: asdict(one) for attack, one in figures.items()} for name, figures in found.items()},
+    }
+    sections = [
+        _section("examples", "Single examples", about["assumed"], examples, found["examples"]),
+        _section("control", "Control: the shadow models themselves", CONTROL, control, found["control"]),
+    ]
+    if told:
+        sections.append(_section("clients", "Whole clients", _CLIENTS, told, found["clients"]))
+    else:
+        why = "Nothing can be said of whole clients: it takes two that took part and two that did not."
+        sections.append(Section(name="clients", heading="Whole clients", text=(why,)))
+    return result, tuple(sections)
+
+
+def example_attacks(
+    target: Confidences,
+    shadows: Confidences,
+    members: Members,
+    population: Confidences,
+    population_shadows: Confidences,
+) -> dict[str, Scores]:
+    """Every attack's scores of the same examples."""
+    drawn = (population, population_shadows)
+    return {
+        "LiRA online": lira_online(target, shadows, members),
+        "LiRA offline": lira_offline(target, shadows, members),
+        "RMIA online": rmia(target, shadows, members, *drawn),
+        "RMIA offline": rmia(target, shadows, members, *drawn, online=False),
+        "loss threshold": loss_threshold(target),
+    }
+
+
+def _example_scores(run: FinishedRun) -> tuple[Scored, Scored, dict[str, Any]]:
+    """Scores against the run's model, the same against the shadow models, and what the attacker was given."""
+    federation, draw = run.federation, generator(run.federation.config.seed, "membership attack")
+    contract, dataset, threads = federation.contract, federation.dataset, run.threads
+    pool, truth, population = _pool(run, draw)
+    audited = _audited(truth, draw)
+    halves = random_halves(SHADOWS, len(truth), draw)
+    epochs = max(1, round(examples_processed(run) * SHADOWS / halves.sum()))
+    stack = shadow_models(
+        contract,
+        federation.initial,
+        pool,
+        halves,
+        replace(contract.training, epochs=epochs, proximal_mu=0.0),
+        seed=federation.config.seed,
+        engine=run.engine,
+        threads=threads,
+    )
+
+    def say(models: NDArray[np.float32], examples: Examples) -> Confidences:
+        found = logits(contract, models, examples, engine=run.engine, threads=threads)
+        return confidence(found, examples.labels)
+
+    models = np.concatenate([run.weights[np.newaxis], stack])
+    asked, drawn = say(models, select(pool, audited)), say(models, select(dataset.test, population))
+    seen = halves[:, audited]
+    scored = example_attacks(asked[0], asked[1:], seen, drawn[0], drawn[1:])
+    about = {
+        "assumed": ASSUMED.format(shadows=SHADOWS, epochs=epochs, population=len(population)),
+        "shadow_models": SHADOWS,
+        "shadow_epochs": epochs,
+        "pool": len(truth),
+    }
+    control = _in_turn(asked[1:], seen, drawn[1:])
+    return {attack: (scores, truth[audited]) for attack, scores in scored.items()}, control, about
+
+
+def _in_turn(asked: Confidences, seen: Members, drawn: Confidences) -> Scored:
+    """The attacks on each shadow model by means of the others, all scores one after another."""
+    found = [
+        example_attacks(asked[victim], asked[others], seen[others], drawn[victim], drawn[others])
+        for victim, others in turns(len(asked))
+    ]
+    return {attack: (np.concatenate([scores[attack] for scores in found]), seen.ravel()) for attack in found[0]}
+
+
+def _pool(run: FinishedRun, draw: np.random.Generator) -> tuple[Examples, Members, NDArray[np.int64]]:
+    """What the attacker trains on, who of it is a member, and the test rows that it keeps as a population."""
+    dataset = run.federation.dataset
+    rows = np.unique(training_shards(run.federation, participants(run)).order)
+    shuffled = draw.permutation(len(dataset.test.labels))
+    population = np.sort(shuffled[: min(MOST_POPULATION, -(-len(shuffled) // 10))])
+    others = np.sort(shuffled[len(population) :])
+    inputs: Any = np.concatenate([dataset.train.inputs[rows], dataset.test.inputs[others]])
+    labels = np.concatenate([dataset.train.labels[rows], dataset.test.labels[others]])
+    return Examples(inputs=inputs, labels=labels), np.arange(len(labels)) < len(rows), population
+
+
+def _audited(truth: Members, draw: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of the pool that the attacker is asked about: all non-members, and at most `MOST_AUDITED` members."""
+    members = np.flatnonzero(truth)
+    asked = draw.choice(members, min(MOST_AUDITED, len(members)), replace=False)
+    return np.sort(np.concatenate([asked, np.flatnonzero(~truth)]))
+
+
+def _client_scores(run: FinishedRun) -> Scored:
+    """Scores of clients that took part and as many that did not, by each way of asking."""
+    draw = generator(run.federation.config.seed, "client membership attack")
+    took_part = participants(run)
+    everyone = np.arange(min(run.federation.config.federation.clients, PANEL + len(took_part)))
+    candidates = _candidates(took_part, everyone, draw)
+    falls = loss_falls(np.stack([_client_losses(run, weights, candidates) for weights in _first_and_last(run)]))
+    view = first_round(run, run.federation.dataset.test)
+    asked, expected = expected_updates(run, _candidates(view.clients, everyone, draw))
+    chosen = np.isin(asked, view.clients)
+    return {
+        "in the federation: loss": (falls.sum(axis=0), np.isin(candidates, took_part)),
+        "in round 1: sum": (alignment(summed(view), expected), chosen),
+        "in round 1: each": (alignment(view, expected), chosen),
+    }
+
+
+def _candidates(
+    members: NDArray[np.int64], everyone: NDArray[np.int64], draw: np.random.Generator
+) -> NDArray[np.int64]:
+    """Some of those who took part and some of the others, at most `MOST_REPLAYED` of each."""
+    sides = (members, np.setdiff1d(everyone, members))
+    return np.sort(np.concatenate([draw.choice(side, min(MOST_REPLAYED, len(side)), replace=False) for side in sides]))
+
+
+def _client_losses(run: FinishedRun, weights: NDArray[np.float32], clients: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean loss of each client's own training examples."""
+    held, federation = training_shards(run.federation, clients), run.federation
+    examples = select(federation.dataset.train, held.order)
+    scores = logits(federation.contract, weights[np.newaxis], examples, engine=run.engine, threads=run.threads)[0]
+    losses = -loss_threshold(confidence(scores, examples.labels))
+    return np.add.reduceat(losses, held.offsets[:-1]) / sizes(held)
+
+
+def _first_and_last(run: FinishedRun) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return run.federation.initial, run.weights
+
+
+def _figures(scored: Scored) -> dict[str, roc.Figures]:
+    return {attack: roc.figures(scores, truth) for attack, (scores, truth) in scored.items()}
+
+
+def _section(name: str, heading: str, about: str, scored: Scored, found: Mapping[str, roc.Figures]) -> Section:
+    curves = {attack: roc.curve(scores, truth) for attack, (scores, truth) in scored.items()}
+    return Section(
+        name=name,
+        heading=heading,
+        text=(about, " ", *numbers_sentence(next(iter(found.values())))),
+        pictures=(roc_picture(curves, found, name=f"roc-{name}", title="ROC", about="Who was found."),),
+        tables=(figures_table(found, "Figures of each attack"),),
+    )
