@@ -99,6 +99,14 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
     )
 
 
+def resolved(config: RunConfig) -> RunConfig:
+    """The config with every setting said that follows from the others or from the model; reads no data.
+
+    Raises `ConfigError` where the model does not allow ``training``.
+    """
+    return _resolved(config, read_model(config).training, None)
+
+
 def _partition(config: RunConfig, dataset: Dataset) -> Shards:
     return partition(
         config.data.partition,

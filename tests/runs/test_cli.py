@@ -34,6 +34,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ("partition",),
         ("doctor",),
         ("bench",),
+        ("study",),
         ("model",),
         *(("model", verb) for verb in ("build", "describe", "check")),
     ],
