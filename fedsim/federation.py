@@ -77,7 +77,7 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
     """Build everything that a mistake in ``config`` can break; raises `ConfigError` for each such mistake."""
     try:
         contract = read_model(config)
-        config = _resolved(config, contract.training, given)
+        config = resolved(config, contract.training, given)
         dataset = given or load(config.data.source)
         _check_fit(contract, dataset)
         drawn = _population(config, dataset) if config.data.partition == "sampled" else None
@@ -97,14 +97,6 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
         test_partition=mirror(counts, dataset.test.labels, generator(config.seed, "test partition")),
         initial=first_weights(config, contract),
     )
-
-
-def resolved(config: RunConfig) -> RunConfig:
-    """The config with every setting said that follows from the others or from the model; reads no data.
-
-    Raises `ConfigError` where the model does not allow ``training``.
-    """
-    return _resolved(config, read_model(config).training, None)
 
 
 def _partition(config: RunConfig, dataset: Dataset) -> Shards:
@@ -194,8 +186,8 @@ def _check_fit(contract: Contract, dataset: Dataset) -> None:
         raise ValueError(f"data.source: {dataset.classes} classes, and the model tells {contract.classes} apart")
 
 
-def _resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | None) -> RunConfig:
-    """The config with every setting said that followed from something else."""
+def resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | None = None) -> RunConfig:
+    """The config with every setting said that followed from something else; ``training`` is `read_model`'s."""
     data = config.data
     if data.partition in ("dirichlet", "quantity"):
         data = data.model_copy(update={"alpha": data.alpha or ALPHA})

@@ -48,7 +48,11 @@ def study_verb(
         f"{len(study.cells)} cells x {len(study.seeds)} seeds: {len(jobs(study, folder))} runs, {left} to do",
         flush=True,
     )
-    failures = run_study(study, folder, workers=workers, listen=_tell)
+    try:
+        failures = run_study(study, folder, workers=workers, listen=_tell)
+    except KeyboardInterrupt:
+        err.print("interrupted; the same command goes on with what is left", style="red", highlight=False)
+        raise
     rows = read_rows(study, folder)
     table = write_table(study, folder, rows, failures)
     page = write_study_page(study, folder, rows, table, command_of(file, overrides or (), quick=quick))

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,10 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from fedsim.config import ConfigError, RunConfig, from_mapping, override, read_toml
-from fedsim.federation import resolved
+from fedsim.federation import read_model, resolved
+from fedsim.settings import Model, Training
 from fedsim.strategy_settings import Table
+from fedsim.updates import LocalTraining
 
 Tables = Mapping[str, Any]
 
@@ -113,7 +116,7 @@ def read_study(path: Path, overrides: Iterable[str] = (), *, quick: bool = False
     base = override(base, overrides)
     if "seed" in base:
         raise ConfigError("base.seed: a study takes its seeds from seeds")
-    cells = _checked(list(_points(axes, base, file)), base)
+    cells = _checked(list(_points(axes, base, file)))
     _check_figures(file.figures, cells)
     return Study(name=path.stem + "-quick" * quick, file=file, axes=tuple(axes), seeds=seeds, cells=cells)
 
@@ -211,13 +214,19 @@ def _agrees(tables: Any, pattern: Any) -> bool:
     return isinstance(tables, Mapping) and all(_agrees(tables.get(key), value) for key, value in pattern.items())
 
 
-def _checked(points: Sequence[tuple[Tables, Tables]], base: Tables) -> tuple[Cell, ...]:
+def _checked(points: Sequence[tuple[Tables, Tables]]) -> tuple[Cell, ...]:
     """The cells; a mistake that all of them share is said once."""
     cells: list[Cell] = []
     wrong: dict[str, str] = {}
+
+    @cache
+    def read(model: Model, training: Training) -> LocalTraining:
+        return read_model(RunConfig(model=model, training=training)).training
+
     for choices, tables in points:
         try:
-            config = resolved(from_mapping(tables))
+            config = from_mapping(tables)
+            config = resolved(config, read(config.model, config.training))
         except ConfigError as error:
             name = ", ".join(f"{key} = {worded(value)}" for key, value in choices.items())
             wrong[name] = "; ".join(str(error).splitlines())

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.config import ConfigError, from_mapping
-from fedsim.federation import resolved
 from fedsim.study.plan import at, config_hash, merged, read_study, with_seed, worded
 
 SHIPPED = Path(__file__).parent.parent.parent / "experiments" / "studies"
@@ -137,7 +136,7 @@ def test_every_bad_cell_is_named_before_anything_runs(write: Any) -> None:
 
 
 def test_the_hash_is_of_all_that_changes_results_and_of_nothing_else() -> None:
-    config = resolved(from_mapping({}))
+    config = from_mapping({})
     same = from_mapping({**config.model_dump(), "output": {"folder": "elsewhere"}, "speed": {"workers": 7}})
     assert config_hash(same) == config_hash(config)
     assert config_hash(from_mapping(json.loads(json.dumps(config.model_dump(mode="json"))))) == config_hash(config)
@@ -148,14 +147,24 @@ def test_the_hash_is_of_all_that_changes_results_and_of_nothing_else() -> None:
 
 def test_the_hash_is_the_same_in_every_process() -> None:
     code = (
-        "from fedsim.study.plan import *; print(config_hash(resolved(from_mapping({'data': {'partition': 'shards'}}))))"
+        "from fedsim.study.plan import config_hash, from_mapping;"
+        "print(config_hash(from_mapping({'data': {'partition': 'shards'}})))"
     )
     said: set[str] = set()
     for seed in ("1", "2"):
         told = {**os.environ, "PYTHONHASHSEED": seed}
         shown = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
         said.add(shown.stdout.strip())
-    assert said == {config_hash(resolved(from_mapping({"data": {"partition": "shards"}})))}
+    assert said == {config_hash(from_mapping({"data": {"partition": "shards"}}))}
+
+
+def test_what_follows_from_the_model_is_part_of_the_hash(write: Any) -> None:
+    said, followed = (
+        read_study(write(f"[base]\ntraining.learning_rate = 0.1{text}")).cells[0].config
+        for text in ("\ntraining.epochs = 2\ntraining.batch_size = 20", "")
+    )
+    assert said == followed
+    assert config_hash(said) == config_hash(followed)
 
 
 NESTED = st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3))
