@@ -35,10 +35,10 @@ def picture(panel: Panel, name: str) -> Picture:
 def _curves(panel: Panel, name: str) -> Picture:
     longest = max(len(series.label) for series in panel.series)
     wide = longest > _LONG_LABEL
-    caption = "Mean over seeds; bars are 95 % intervals of the mean (Student's t)."
+    caption = "Mean over seeds; bars are 95 % intervals of the mean (Student's t)." if _repeated(panel) else "One seed."
     if panel.figure.against == EPSILON:
         caption += " Filled marks are the Pareto front: no other cell here has both less epsilon and a higher mean."
-        caption += " No noise: the same training without, at the right, at no finite epsilon."
+        caption += " At the right, the same training without noise, whose epsilon is infinite."
     return Picture(
         title=panel.title,
         svg=svg(
@@ -56,6 +56,7 @@ def _curves(panel: Panel, name: str) -> Picture:
 def _table_of_tints(panel: Panel, name: str) -> Picture:
     headings = _headings(panel)
     above = 8 + 12 * max(heading.count("\n") + 1 for heading in headings)
+    over = "Mean over seeds and, below it, the half width of its 95 % interval (Student's t)"
     return Picture(
         title=panel.title,
         svg=svg(
@@ -65,8 +66,8 @@ def _table_of_tints(panel: Panel, name: str) -> Picture:
             description=_description(panel),
             size=(_WIDE[0], above + _ROW * len(panel.series)),
         ),
-        caption="Mean over seeds and, below it, the half width of its 95 % interval (Student's t); the stronger the "
-        f"tint, the higher the number{', in per cent' if is_share(panel.figure.show) else ''}.",
+        caption=f"{over if _repeated(panel) else 'One seed'}{', in per cent' if is_share(panel.figure.show) else ''}; "
+        "the stronger the tint, the higher the number.",
         wide=True,
     )
 
@@ -184,6 +185,11 @@ def _headings(panel: Panel) -> list[str]:
 def _left(panel: Panel) -> float:
     """Points to leave for the names of the rows."""
     return 10 + 1.15 * _LETTER * max(len(series.label) for series in panel.series)
+
+
+def _repeated(panel: Panel) -> bool:
+    """Whether there are seeds enough for intervals."""
+    return any(point.found.half_width is not None for series in panel.series for point in series.points)
 
 
 def _scale(panel: Panel) -> float:
