@@ -30,6 +30,7 @@ from fedsim.privacy.words import explain, statement
 from fedsim.recording import Row, RunError
 from fedsim.results import CONFIG, read_config, to_json
 from fedsim.run import RunRecord, resume, run
+from fedsim.study.command import study_verb
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +43,7 @@ privacy = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="W
 app.add_typer(privacy, name="privacy")
 model = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Build, describe and check Core ML files.")
 app.add_typer(model, name="model")
+app.command("study")(study_verb)
 
 out = Console()
 err = Console(stderr=True)

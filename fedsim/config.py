@@ -53,7 +53,7 @@ def load(path: Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
 
     Raises `ConfigError` naming every key that is unknown, of the wrong type, out of range or impossible.
     """
-    return from_mapping(_override(_read_toml(path) if path else {}, overrides))
+    return from_mapping(override(read_toml(path) if path else {}, overrides))
 
 
 def from_mapping(tables: Mapping[str, Any]) -> RunConfig:
@@ -127,7 +127,8 @@ def _as_toml_item(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON leaves bare and TOML forbids
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; raises `ConfigError` in a line where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -138,16 +139,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
 
 
-def _override(tables: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    for override in overrides:
-        key, equals, text = override.partition("=")
+def override(tables: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``tables`` with ``key.path=value`` set in them, in place; raises `ConfigError` for what is no such thing."""
+    for setting in overrides:
+        key, equals, text = setting.partition("=")
         if not equals or not all(parts := key.strip().split(".")):
-            raise ConfigError(f"--set {override}: must be key=value, such as --set data.alpha=0.3")
+            raise ConfigError(f"--set {setting}: must be key=value, such as --set data.alpha=0.3")
         table = tables
         for part in parts[:-1]:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"--set {override}: {part} is a value, not a table")
+                raise ConfigError(f"--set {setting}: {part} is a value, not a table")
         table[parts[-1]] = _toml_value(text.strip())
     return tables
 

@@ -121,7 +121,7 @@ def set_up(config: RunConfig, given: Dataset | None = None) -> Federation:
     """Build everything that a mistake in ``config`` can break; raises `ConfigError` for each such mistake."""
     try:
         contract = read_model(config)
-        config = _resolved(config, contract.training, given)
+        config = resolved(config, contract.training, given)
         dataset = given or load(config.data.source)
         _check_fit(contract, dataset)
         _check_attack(config, dataset)
@@ -254,8 +254,8 @@ def _check_attack(config: RunConfig, dataset: Dataset) -> None:
         )
 
 
-def _resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | None) -> RunConfig:
-    """The config with every setting said that followed from something else."""
+def resolved(config: RunConfig, training: LocalTraining, dataset: Dataset | None = None) -> RunConfig:
+    """The config with every setting said that followed from something else; ``training`` is `read_model`'s."""
     data = config.data
     if data.partition in ("dirichlet", "quantity"):
         data = data.model_copy(update={"alpha": data.alpha or ALPHA})
