@@ -14,7 +14,7 @@ from fedsim.privacy.calibration import calibrate
 from fedsim.privacy.distributed import Encoding, encoding
 from fedsim.privacy.factorisation import optimised, sensitivity
 from fedsim.privacy.skellam import IntegerVectors
-from fedsim.privacy_settings import Distributed, DpSgd, MatrixFactorisation, Mechanism, NoPrivacy
+from fedsim.privacy_settings import Distributed, DpSgd, Local, MatrixFactorisation, Mechanism, NoPrivacy
 from fedsim.settings import Federation
 
 Real = NDArray[np.float64]
@@ -51,33 +51,33 @@ class Plan:
 def plan(config: RunConfig, parameters: int, examples: NDArray[np.int64]) -> Plan | None:
     """The plan of ``config.privacy`` for a model of ``parameters`` weights, or None where nothing is promised.
 
-    ``examples`` is how many each phone holds, ``int64[C]``: DP-SGD costs the phone with fewest most. Noise that is not
-    given is calibrated, in seconds. Every setting of ``config.training`` has to be given.
+    ``examples`` is how many each phone holds, ``int64[C]``, by which DP-SGD costs them differently: what is said is
+    said of the worst. Noise that is not given is calibrated, in seconds. DP-SGD needs a batch size and epochs given.
 
     Raises ``ValueError``, in one line, where the budget does not allow a single round, or numbers have too few bits.
     """
     settings, size = config.privacy, config.federation
     if isinstance(settings, NoPrivacy):
         return None
-    bands = _bands(settings, size)
-    counted = _counted(settings, config, int(examples.min()))
-    releases = _releases(settings, config, int(examples.min()), int(counted[-1]), bands)
-    noise, encoded = settings.noise_multiplier, None
+    bands, encoded = _bands(settings, size), None
+    told = _releases(settings, config, examples, bands)
+    noise = settings.noise_multiplier
     if isinstance(settings, Distributed):
-        noise, encoded = _distributed(settings, size, parameters, releases)
-        releases = replace(releases, integers=integer_vectors(encoded))
+        noise, encoded = _distributed(settings, size, parameters, told[0])
+        told = [replace(told[0], integers=integer_vectors(encoded))]
     if noise is None:
-        noise = calibrate(_budget(settings), settings.delta, releases)
-    releases = replace(releases, noise_multiplier=noise)
+        noise = _moves(settings) * max(calibrate(_budget(settings), settings.delta, one) for one in told)
+    told = [replace(one, noise_multiplier=noise / _moves(settings)) for one in told]
+    rounds = size.rounds
     if settings.epsilon is not None and settings.noise_multiplier is not None:
-        allowed = rounds_within(settings.epsilon, settings.delta, releases)
-        counted = counted[: np.searchsorted(counted, allowed, side="right")]
-    if not len(counted):
+        rounds = min(_rounds_within(settings, size, one) for one in told)
+    if not rounds:
         raise ValueError(
             f"privacy.epsilon = {settings.epsilon}: does not allow one round at privacy.noise_multiplier = {noise}; "
             "allowed are more of either"
         )
-    releases = replace(releases, rounds=int(counted[-1]))
+    told = [replace(one, rounds=int(_counted(settings, size, one)[rounds - 1])) for one in told]
+    spent = [epsilon_by_round(one, settings.delta)[_counted(settings, size, one)[:rounds] - 1] for one in told]
     return Plan(
         settings=settings,
         seed=config.seed,
@@ -85,10 +85,10 @@ def plan(config: RunConfig, parameters: int, examples: NDArray[np.int64]) -> Pla
         cohort=size.cohort,
         parameters=parameters,
         asked=size.rounds,
-        rounds=len(counted),
+        rounds=rounds,
         noise_multiplier=noise,
-        epsilon_by_round=epsilon_by_round(releases, settings.delta)[counted - 1],
-        releases=releases,
+        epsilon_by_round=np.max(spent, axis=0),
+        releases=told[int(np.argmax([one[-1] for one in spent]))],
         bands=bands,
         encoding=encoded,
     )
@@ -128,6 +128,11 @@ def _budget(settings: Mechanism) -> float:
     return settings.epsilon
 
 
+def _moves(settings: Mechanism) -> int:
+    """How many clips apart two updates are that must look alike: what a phone sends by itself hides which it was."""
+    return 2 if isinstance(settings, Local) else 1
+
+
 def _bands(settings: Mechanism, size: Federation) -> Real:
     if not isinstance(settings, MatrixFactorisation):
         return np.ones(1)
@@ -137,35 +142,50 @@ def _bands(settings: Mechanism, size: Federation) -> Real:
     return optimised(count, size.rounds, turns, separation)
 
 
-def _counted(settings: Mechanism, config: RunConfig, fewest: int) -> NDArray[np.int64]:
-    """How many rounds the accountant counts after each of ours: DP-SGD's are the steps of the phone's turns."""
-    rounds, size, training = np.arange(1, config.federation.rounds + 1), config.federation, config.training
-    if not isinstance(settings, DpSgd):
-        return rounds
-    assert training.epochs
-    assert training.batch_size
-    return -(-rounds * size.cohort // size.clients) * training.epochs * -(-fewest // training.batch_size)
+def _moves(settings: Mechanism) -> int:
+    """How many clips apart two updates are that must look alike: what a phone sends by itself hides which it was."""
+    return 2 if isinstance(settings, Local) else 1
 
 
-def _releases(settings: Mechanism, config: RunConfig, fewest: int, rounds: int, bands: Real) -> Releases:
-    """What the accountant is told, but for the noise."""
-    size = config.federation
+def _releases(settings: Mechanism, config: RunConfig, examples: NDArray[np.int64], bands: Real) -> list[Releases]:
+    """What the accountant is told, but for the noise; under DP-SGD once for phones of each number of batches."""
+    size, training = config.federation, config.training
     if isinstance(settings, DpSgd):
-        assert config.training.batch_size
-        batch = min(config.training.batch_size, fewest)
-        return Releases(noise_multiplier=0, rounds=rounds, cohort=batch, population=fewest, sampling="poisson")
+        assert training.epochs
+        assert training.batch_size
+        turns = sampling.participations(size.clients, size.cohort, size.rounds)
+        steps = sorted({sampling.batches(held, training.batch_size) for held in examples.tolist() if held})
+        one = Releases(noise_multiplier=0, rounds=turns * training.epochs, cohort=1, population=1, sampling="poisson")
+        return [replace(one, rounds=one.rounds * batches, population=batches) for batches in steps]
     moved = None
     if len(bands) > 1:
-        turns = sampling.participations(size.clients, size.cohort, rounds)
-        moved = sensitivity(bands, rounds, turns, sampling.separation(size.clients, size.cohort))
-    return Releases(
-        noise_multiplier=0,
-        rounds=rounds,
-        cohort=size.cohort,
-        population=size.clients,
-        sampling=settings.sampling,
-        sensitivity=moved,
-    )
+        turns = sampling.participations(size.clients, size.cohort, size.rounds)
+        moved = sensitivity(bands, size.rounds, turns, sampling.separation(size.clients, size.cohort))
+    return [
+        Releases(
+            noise_multiplier=0,
+            rounds=size.rounds,
+            cohort=size.cohort,
+            population=size.clients,
+            sampling=settings.sampling,
+            sensitivity=moved,
+        )
+    ]
+
+
+def _counted(settings: Mechanism, size: Federation, told: Releases) -> NDArray[np.int64]:
+    """How many rounds the accountant counts after each of ours: DP-SGD's are the steps of the phone's turns."""
+    rounds = np.arange(1, size.rounds + 1)
+    if not isinstance(settings, DpSgd):
+        return rounds
+    turns = -(-rounds * size.cohort // size.clients)
+    return turns * (told.rounds // int(turns[-1]))
+
+
+def _rounds_within(settings: Mechanism, size: Federation, told: Releases) -> int:
+    """How many of our rounds the budget allows."""
+    allowed = rounds_within(_budget(settings), settings.delta, told)
+    return int(np.searchsorted(_counted(settings, size, told), allowed, side="right"))
 
 
 def _distributed(

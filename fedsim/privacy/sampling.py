@@ -52,6 +52,11 @@ def participations(clients: int, cohort: int, rounds: int) -> int:
     return -(-rounds * cohort // clients)
 
 
+def batches(examples: int, batch_size: int) -> int:
+    """How many steps of DP-SGD are an epoch of so many examples, each of which joins one with the chance 1 / steps."""
+    return -(-examples // batch_size)
+
+
 def largest_cohort(clients: int, cohort: float, rounds: int, chance: float = 1e-9) -> int:
     """What no cohort of `poisson` in the whole run exceeds, but for a chance of at most ``chance``."""
     from scipy.stats import binom  # two seconds, for those who need it

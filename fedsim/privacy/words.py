@@ -15,7 +15,7 @@ PROJECTED_CLIENTS, PROJECTED_COHORT, PROJECTED_DELTA = 1_000_000, 10_000, 1e-7
 FEW_CLIENTS = 20
 
 NOT_COVERED = (
-    "which phones take part in a round, and when",
+    "which phones take part in a round, and when, and whether their training fails",
     "the phones' training losses, and how many examples they hold",
     "the figures of single phones: label counts, their accuracy, the norms of their updates",
     "the baselines: central training and phones that train alone use the same data without noise",
@@ -53,7 +53,7 @@ def statement(plan: Plan) -> dict[str, Any]:
         "delta": settings.delta,
         "budget": settings.epsilon,
         "unit": UNITS["example" if isinstance(settings, DpSgd) else "client"],
-        "adjacency": "add or remove one example" if isinstance(settings, DpSgd) else ADJACENT[settings.sampling],
+        "adjacency": _adjacency(plan),
         "sampling": _sampling(plan),
         "accountant": _accountant(plan),
         "noise_multiplier": plan.noise_multiplier,
@@ -100,6 +100,14 @@ def explain(plan: Plan) -> Iterator[str]:
     yield "Noise here comes from the seed, so that a run can be repeated: this is a simulation of the protection."
 
 
+def _adjacency(plan: Plan) -> str:
+    if isinstance(plan.settings, DpSgd):
+        return "add or remove one example"
+    if isinstance(plan.settings, Local):
+        return "replace one client's updates by any others"
+    return ADJACENT[plan.settings.sampling]
+
+
 def _promise(plan: Plan, said: dict[str, Any]) -> Iterator[str]:
     if said["epsilon"] is None:
         yield "No privacy is promised: without noise epsilon is infinite, whatever is clipped."
@@ -131,10 +139,9 @@ def _noise(plan: Plan) -> Iterator[str]:
 def _sampling(plan: Plan) -> str:
     chance = plan.cohort / plan.clients
     if isinstance(plan.settings, DpSgd):
-        batches = plan.releases
         return (
-            f"phones in turns; of each phone's examples every step draws each by its own coin, q = "
-            f"{batches.cohort / batches.population:.4g} on the phone with fewest"
+            "phones in turns; of each phone's examples every step draws each by its own coin, on the phone whose "
+            f"examples pay most with q = 1/{plan.releases.population}"
         )
     return {
         "poisson": f"every client by its own coin, q = {chance:.4g}, secretly",

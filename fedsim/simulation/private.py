@@ -196,20 +196,23 @@ def _randomised_by_phones(plan: Plan, cohort: Cohort, state: State, orders: Orde
 def _distributed(plan: Plan, encoding: Encoding, cohort: Cohort, state: State, orders: Orders) -> Release:
     """Whole numbers modulo a power of two, opened only as the sum of all phones that the round announced.
 
-    The phones' shares of the noise are drawn as their sum, whose law they have (`distributed.share`). Where one has
-    failed its share is missing, so nothing is opened; nor is it where more have come than there is room for.
+    The phones' shares of the noise are drawn as their sum, whose law they have (`distributed.share`). Where one does
+    not answer its share is missing, so nothing is opened; nor is it where more have come than there is room for. One
+    whose training diverged sends zeros, and its share: that it has is as secret as anything.
     """
     signs = distributed.signs(encoding, generator(plan.seed, "rotation", orders.round))
     total = distributed.noise(encoding, generator(plan.seed, "noise", orders.round))
     blocks: list[ClippedSum] = []
+    silent = 0
     for some in _in_blocks(orders):
         updates = cohort.train(some)
+        silent += len(updates.failures)
         rows, norms = clipping.clip(updates.weights.astype(np.float64) - orders.weights, state.clip)
         draws = [generator(plan.seed, "rounding", orders.round, client) for client in updates.clients.tolist()]
         total = distributed.modular(encoding, total + distributed.encode(encoding, rows, signs, draws).sum(axis=0))
         blocks.append(clipped_sum(updates, rows.sum(axis=0), norms, orders))
     found = _joined(blocks)
-    opened = not found.failures and len(found.clients) <= encoding.cohort
+    opened = not silent and len(orders.clients) <= encoding.cohort
     return Release(
         total=distributed.decode(encoding, total, signs) if opened else np.zeros(plan.parameters),
         found=found,
