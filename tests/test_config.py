@@ -105,9 +105,9 @@ BAD = [
         "leave it empty",
     ),
     (
-        ["poisoning.attack=scaling", "privacy.mechanism=local"],
-        "poisoning.attack = scaling: changes single phones' models; allowed with privacy.mechanism = none or dp_sgd, "
-        "not local",
+        ["poisoning.attack=scaling", "privacy.mechanism=dp_sgd", "privacy.epsilon=8"],
+        "poisoning.attack = scaling: changes what phones send, which by privacy.mechanism = dp_sgd is what they "
+        "trained to",
     ),
     (["training.learning_rate=nan"], "training.learning_rate = NaN: must be a finite number"),
     (["training.learning_rate=fast"], "training.learning_rate = fast: must be a number"),
