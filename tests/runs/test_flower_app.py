@@ -50,9 +50,23 @@ def wait_for(port: int, seconds: float) -> None:
     raise TimeoutError(f"nothing listens on {port} after {seconds} s")
 
 
+OPEN: dict[str, str | float] = {"mechanism": "none"}
+PRIVATE: list[dict[str, str | float]] = [
+    {"mechanism": "central", "sampling": "cyclic", "noise_multiplier": 0.5},
+    {"mechanism": "local", "noise_multiplier": 0.5},
+    {"mechanism": "dp_sgd", "noise_multiplier": 0.5},
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("nodes", [(), REMOTE_CLIENTS], ids=["all simulated", "two SuperNodes"])
-def test_flwr_run_gives_the_numbers_of_fedsim_run(tmp_path: Path, nodes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("nodes", "privacy"),
+    [((), OPEN), *((REMOTE_CLIENTS, privacy) for privacy in (OPEN, *PRIVATE))],
+    ids=["all simulated", "two SuperNodes", *(f"two SuperNodes, {privacy['mechanism']}" for privacy in PRIVATE)],
+)
+def test_flwr_run_gives_the_numbers_of_fedsim_run(
+    tmp_path: Path, nodes: tuple[int, ...], privacy: dict[str, str | float]
+) -> None:
     source, home, port = tmp_path / "small.npz", tmp_path / "home", free_port()
     write_small_dataset(source)
     home.mkdir()
@@ -66,7 +80,8 @@ def test_flwr_run_gives_the_numbers_of_fedsim_run(tmp_path: Path, nodes: tuple[i
     }
     # Every client takes part in every round, so that the SuperNodes do, too.
     federation = {"clients": 8, "cohort": 8, "rounds": 2}
-    config = small_config(tmp_path / "flower", data={"source": str(source)}, federation=federation)
+    tables = {"data": {"source": str(source)}, "federation": federation, "privacy": privacy}
+    config = small_config(tmp_path / "flower", **tables)
     settings = [*command_line(config).split()[3::2], f"output.folder={tmp_path / 'flower'}"]
     with ExitStack() as servers:
         link = ["flower-superlink", "--insecure", "--port", str(port), "--disable-runtime-dependency-installation"]
@@ -82,7 +97,7 @@ def test_flwr_run_gives_the_numbers_of_fedsim_run(tmp_path: Path, nodes: tuple[i
         shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert "test accuracy" in shown.stdout, shown.stdout + shown.stderr
     stacked = {"aggregation": "stacked"}  # as real phones are: each sends its own model
-    ours = run(small_config(tmp_path / "ours", data={"source": str(source)}, federation=federation, speed=stacked))
+    ours = run(small_config(tmp_path / "ours", **tables, speed=stacked))
     for name in ("rounds.jsonl", "model.safetensors", "model.mlmodel"):
         assert (tmp_path / "flower" / name).read_bytes() == (ours.folder / name).read_bytes(), name
     logs = "".join(path.read_text() for path in tmp_path.glob("flower-supernode-*.log"))
