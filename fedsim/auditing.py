@@ -36,9 +36,10 @@ from fedsim.strategies import build_strategy
 from fedsim.updates import ClippedSum, Orders, Updates
 
 Ear = Callable[[], NDArray[np.float64]]
+"""Gives the sum ``float64[P]`` of what the phones have sent, clipped, since it was last asked."""
 
 FEWEST = 100
-"""Canaries of which no bound could say anything."""
+"""With fewer canaries even right guesses say little."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,7 +158,7 @@ def judge(audited: Audited, releases: NDArray[np.float32], claim: Claim) -> Audi
     bands = audited.plan.bands
     return audit_releases(
         audited.canaries,
-        _gathered(bands, releases),
+        gathered(bands, releases),
         attendance=audited.attendance,
         claim=replace(claim, noise_multiplier=claim.noise_multiplier / float(np.linalg.norm(bands))),
     )
@@ -193,7 +194,7 @@ def new_folder() -> Path:
 def _check(privacy: Privacy, canaries: int, claim: Claim | None) -> None:
     """Whether there is a sum to audit and a promise about it; raises `ConfigError` in a line."""
     if canaries < FEWEST:
-        raise ConfigError(f"canaries = {canaries}: allowed are {FEWEST} or more, as fewer can show nothing")
+        raise ConfigError(f"canaries = {canaries}: allowed are {FEWEST} or more, as fewer show next to nothing")
     if isinstance(privacy, NoPrivacy):
         raise ConfigError("privacy.mechanism = none: promises nothing to audit; give privacy.epsilon to begin with")
     if isinstance(privacy, Local | DpSgd):
@@ -210,7 +211,7 @@ def _check(privacy: Privacy, canaries: int, claim: Claim | None) -> None:
         raise ConfigError("privacy.noise_multiplier = 0: promises nothing to audit; allowed here: more than 0")
 
 
-def _gathered(bands: NDArray[np.float64], releases: NDArray[np.float32]) -> Iterator[NDArray[np.float64]]:
+def gathered(bands: NDArray[np.float64], releases: NDArray[np.float32]) -> Iterator[NDArray[np.float64]]:
     """The rows of ``C^T C releases / |c|^2``, where C has the ``bands`` c along its diagonals: the same for one."""
     rounds, reach = len(releases), len(bands)
     spread = np.sum([entry * np.eye(rounds, k=-lag) for lag, entry in enumerate(bands)], axis=0)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from fedsim import ConfigError, RunConfig, run
 from fedsim.attacks.auditing import Audit
-from fedsim.attacks.canaries import directions
-from fedsim.auditing import Audited, audit, audited_cohort, judge, play, promise, with_audit, write_audit
+from fedsim.attacks.canaries import directions, evidence
+from fedsim.auditing import Audited, audit, audited_cohort, gathered, judge, play, promise, with_audit, write_audit
 from fedsim.federation import set_up, with_plan
 from fedsim.simulation.engines import open_engine
 from fedsim.simulation.private import Cohort
@@ -110,6 +111,36 @@ def test_the_auditor_takes_off_what_phones_have_sent(tmp_path: Path) -> None:
         assert np.abs(releases).max() < 1e-5
 
 
+def test_equal_configs_give_equal_audits(tmp_path: Path) -> None:
+    config = audited_config(tmp_path, {"mechanism": "matrix", "noise_multiplier": 1.0}, federation={"cohort": 4})
+    one, two = (
+        audit(
+            config.model_copy(update={"speed": config.speed.model_copy(update={"workers": workers})}),
+            dataset=small_dataset(),
+            canaries=100,
+        )
+        for workers in (1, 2)
+    )
+    assert one == two
+
+
+def test_correlated_noise_is_scored_by_the_ratio_of_densities() -> None:
+    """Of C x + z, whose noise is independent: a client's turns are a column of C each, and share no round."""
+    rng = np.random.default_rng(7)
+    bands, turns, noise_multiplier = np.array([1.0, 0.6, 0.3]), np.zeros(12), 0.8
+    turns[[1, 5, 9]] = 1
+    matrix = sum(entry * np.eye(12, k=-lag) for lag, entry in enumerate(bands))
+    releases = rng.standard_normal((12, 4)).astype(np.float32)
+    seen, mean = matrix @ releases, matrix @ turns
+    exact = norm.logpdf(seen, mean[:, None], noise_multiplier) - norm.logpdf(seen, 0, noise_multiplier)
+    length = float(np.linalg.norm(bands))
+    along = np.stack(list(gathered(bands, releases)), axis=1)
+    scores = evidence(along, attendance=turns, noise_multiplier=noise_multiplier / length)
+    np.testing.assert_allclose(scores, exact.sum(axis=0), rtol=1e-6)
+    same = np.stack(list(gathered(np.ones(1), releases)))
+    assert (same == releases).all()
+
+
 def test_canaries_come_as_clients_do(tmp_path: Path) -> None:
     """At the turns of a client each: a quarter of those that are in a round, with their clip and nothing else."""
     config = audited_config(tmp_path, {"noise_multiplier": 1.0, "sampling": "cyclic"}, federation={"clients": 48})
@@ -178,8 +209,9 @@ def test_too_few_canaries_are_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
     write_small_dataset(tmp_path / "small.npz")
-    words = "model.name=lenet5 federation.clients=12 federation.cohort=12 federation.rounds=1 privacy.noise_multiplier=1 privacy.sampling=cyclic"
-    settings = [f"data.source={tmp_path / 'small.npz'}", *words.split()]
+    words = "model.name=lenet5 privacy.noise_multiplier=1 privacy.sampling=cyclic"
+    sizes = "federation.clients=12 federation.cohort=12 federation.rounds=1"
+    settings = [f"data.source={tmp_path / 'small.npz'}", *words.split(), *sizes.split()]
     overrides = [word for setting in settings for word in ("--set", setting)]
     shown = fedsim("audit", *overrides, "--canaries", "100", "--output", str(tmp_path / "found"), "--json")
     assert shown.returncode == 0, shown.stderr
