@@ -21,6 +21,8 @@ from rich.table import Table
 
 from fedsim import __version__, model_files
 from fedsim.attacking.attack import KINDS, attack
+from fedsim.attacks.auditing import Audit
+from fedsim.auditing import FEWEST, audit, new_folder, write_audit
 from fedsim.bench import Bench, bench
 from fedsim.config import ConfigError, load
 from fedsim.doctor import examine
@@ -235,6 +237,45 @@ def attack_verb(
     out.print(f"{folder}/attacks/{kind}.html", highlight=False, soft_wrap=True, markup=False)
 
 
+@app.command("audit")
+def audit_verb(
+    file: File = None,
+    overrides: Set = None,
+    canaries: Annotated[
+        int, typer.Option(min=FEWEST, help="How many clients of the auditor's, half of them in.")
+    ] = 1000,
+    folder: Annotated[
+        Path | None, typer.Option("--output", help="Where audit.json and audit.html go; audits/<time> if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Train with canary clients among the phones, and bound epsilon by how well the releases tell who they were.
+
+    All rounds are played as `fedsim run` plays them. Exit code 1 if the claim is refuted.
+
+    **Examples**
+
+    - `fedsim audit --set privacy.epsilon=8 --set federation.clients=1000 --set federation.cohort=100`
+    - `fedsim audit FILE.toml --canaries 3000 --json`
+    """
+    config = load(file, overrides or ())
+    with err.status("auditing"):
+        found = audit(config, canaries=canaries)
+    folder = folder or new_folder()
+    result = write_audit(folder, found, config)
+    if as_json:
+        print(to_json(result))
+    else:
+        table = Table(box=None, show_header=False)
+        for name, value in _audit_lines(found):
+            table.add_row(name, value)
+        out.print(table)
+        out.print(result["sentence"], highlight=False, soft_wrap=True, markup=False)
+        out.print(f"{folder}/audit.html", highlight=False, soft_wrap=True, markup=False)
+    if found.refuted:
+        raise typer.Exit(1)
+
+
 @model.command("build")
 def build(
     path: Annotated[Path, typer.Argument(help="The .mlmodel file to write.")],
@@ -312,6 +353,14 @@ def _show(record: RunRecord, as_json: bool) -> None:
         table.add_row(name, value)
     out.print(table)
     out.print(f"{record.folder}/report.html", highlight=False, soft_wrap=True)
+
+
+def _audit_lines(found: Audit) -> Iterator[tuple[str, str]]:
+    yield "claimed", f"epsilon {found.claimed_epsilon:.4g} at delta {found.delta:g}"
+    yield f"at least, at {found.confidence:.0%}", f"epsilon {found.bounds.one_run_fdp:.3g} (f-DP in one run)"
+    yield "", f"epsilon {found.bounds.one_run:.3g} (one run), {found.bounds.clopper_pearson:.3g} (Clopper-Pearson)"
+    yield "guesses", f"{found.correct:,} of {found.guesses:,} right, about {found.canaries:,} canaries"
+    yield "area under ROC", f"{found.auc:.3f}"
 
 
 def _promise(said: dict[str, Any]) -> str:

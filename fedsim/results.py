@@ -62,7 +62,7 @@ def create(config: RunConfig, command: str | None, started: datetime) -> Path:
 
     Raises `ConfigError` where the folder holds a run already, or cannot be made.
     """
-    folder = Path(config.output.folder).expanduser() if config.output.folder else _new_folder(started)
+    folder = Path(config.output.folder).expanduser() if config.output.folder else new_folder("runs", started)
     if (folder / CONFIG).exists():
         raise ConfigError(
             f"output.folder = {folder}: holds a run already; choose another folder, or fedsim resume {folder}"
@@ -75,9 +75,9 @@ def create(config: RunConfig, command: str | None, started: datetime) -> Path:
     return folder
 
 
-def _new_folder(started: datetime) -> Path:
-    """``runs/<time>``, with a number behind it where another run has begun in the same second."""
-    named = Path("runs") / started.strftime("%Y-%m-%d-%H%M%S")
+def new_folder(kind: str, started: datetime) -> Path:
+    """``<kind>/<time>``, with a number behind it where another has begun in the same second."""
+    named = Path(kind) / started.strftime("%Y-%m-%d-%H%M%S")
     others = (named.with_name(f"{named.name}-{number}") for number in count(2))
     return next(folder for folder in chain([named], others) if not folder.exists())
 

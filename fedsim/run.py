@@ -30,6 +30,7 @@ from fedsim.data.dataset import Dataset, digest
 from fedsim.federation import Federation, set_up, with_plan
 from fedsim.outcome import finish, write_baselines, write_clients, write_partition
 from fedsim.poisoning_settings import NoPoisoning
+from fedsim.privacy.plan import draw
 from fedsim.privacy.words import statement
 from fedsim.privacy_settings import Central, Distributed
 from fedsim.recording import RoundRecorder, Row
@@ -146,6 +147,12 @@ def _inputs(federation: Federation) -> dict[str, str]:
     }
 
 
+def quieten_flower() -> None:
+    """Let Flower say only what is amiss, unless its user has said otherwise."""
+    if "FLWR_LOG_LEVEL" not in os.environ:
+        logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
 def _run(
     federation: Federation,
     folder: Path,
@@ -156,8 +163,7 @@ def _run(
 ) -> RunRecord:
     """Rounds, then baselines, then the report; whatever ends this early leaves a folder that says so."""
     config = federation.config
-    if "FLWR_LOG_LEVEL" not in os.environ:
-        logging.getLogger("flwr").setLevel(logging.WARNING)
+    quieten_flower()
     results.write_json(folder / results.SUMMARY, {"status": "running"})
     try:
         page = None if (folder / results.CLIENTS).exists() else engine.aside.submit(write_partition, federation, folder)
@@ -268,7 +274,7 @@ def _grid(
     if not plan:
         return everybody
     asked = partial(_ask, everybody) if inner else own
-    cohort = Cohort(train=asked, clipped=engine.clipped if streamed else stacked(asked))
+    cohort = Cohort(draw=partial(draw, plan), train=asked, clipped=engine.clipped if streamed else stacked(asked))
     return FederationGrid(private_phone(plan, cohort, first_state(plan, rows), recorder.note_cohort))
 
 

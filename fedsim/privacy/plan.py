@@ -94,6 +94,26 @@ def plan(config: RunConfig, parameters: int, examples: NDArray[np.int64]) -> Pla
     )
 
 
+def with_room(plan: Plan, phones: int) -> Plan:
+    """The plan with room for so many ``phones`` more in a sum of whole numbers, and with what its coarser steps cost.
+
+    The same one where no such sum is formed. Raises ``ValueError`` where numbers have too few bits.
+    """
+    if plan.encoding is None:
+        return plan
+    wider = encoding(
+        clip=plan.encoding.clip,
+        dimension=plan.encoding.dimension,
+        bits=plan.encoding.bits,
+        cohort=plan.encoding.cohort + phones,
+        rounds=plan.asked,
+        noise_multiplier=plan.noise_multiplier,
+    )
+    releases = replace(plan.releases, integers=integer_vectors(wider))
+    spent = epsilon_by_round(releases, plan.settings.delta)
+    return replace(plan, encoding=wider, releases=releases, epsilon_by_round=spent)
+
+
 def draw(plan: Plan, number: int) -> NDArray[np.int64]:
     """The clients of round ``number``, ascending: under Poisson sampling any number of them, or nobody."""
     draws = {"poisson": sampling.poisson, "fixed": sampling.fixed, "cyclic": sampling.cyclic}

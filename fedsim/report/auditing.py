@@ -54,12 +54,12 @@ def verdict(audit: Audit) -> str:
     """What the audit says about the claim, and what it cannot say, in a sentence."""
     found, claimed, limit = audit.bounds.one_run_fdp, audit.claimed_epsilon, _limits(audit)[0]
     if audit.refuted:
-        return f"The claim does not hold: epsilon is {found:.2f} or more, where {claimed:g} was claimed."
+        return f"The claim does not hold: epsilon is {found:.2f} or more, where {claimed:.4g} was claimed."
     if limit <= claimed:
         doubt = f"With every guess right it would be {limit:.2f}: this audit could not have refuted the claim."
     else:
         doubt = "An audit can find a fault; it cannot prove a claim."
-    return f"Epsilon is {found:.2f} or more, which agrees with the claim of {claimed:g}. {doubt}"
+    return f"Epsilon is {found:.2f} or more, which agrees with the claim of {claimed:.4g}. {doubt}"
 
 
 def audit_picture(audit: Audit) -> Picture:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedsim.privacy import clipping, distributed, factorisation
 from fedsim.privacy.distributed import Encoding
 from fedsim.privacy.noise import gaussian
-from fedsim.privacy.plan import Plan, draw
+from fedsim.privacy.plan import Plan
 from fedsim.privacy_settings import Central, Distributed, DpSgd, Local, MatrixFactorisation
 from fedsim.seeds import generator
 from fedsim.simulation.attempts import clipped_sum
@@ -23,6 +23,7 @@ from fedsim.simulation.engines import Engine
 from fedsim.simulation.grid import Phones
 from fedsim.updates import ClippedSum, Orders, Updates
 
+Draw = Callable[[int], NDArray[np.int64]]
 Train = Callable[[Orders], Updates]
 Clipped = Callable[[Orders, float], ClippedSum]
 Vector = NDArray[np.float64]
@@ -34,8 +35,12 @@ BLOCK = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """What phones send: their models, or only the sum of their updates, each within a clip."""
+    """Who takes part in a round, by its number, and what they send.
 
+    That is their models, or only the sum of their updates, each within a clip.
+    """
+
+    draw: Draw
     train: Train
     clipped: Clipped
 
@@ -77,14 +82,14 @@ def first_state(plan: Plan, rows: Iterable[About]) -> State:
 def private_phone(
     plan: Plan, cohort: Cohort, state: State, note: Callable[[Orders, ClippedSum, About], None]
 ) -> Phones:
-    """One phone that, told to train, draws the round's cohort and answers with its private mean.
+    """One phone that, told to train, draws the round's ``cohort`` and answers with its private mean.
 
     ``note`` is told of every round what it was made of, which is not private, and what it cost.
     """
 
     def train(orders: Orders) -> Updates:
         nonlocal state
-        asked = replace(orders, clients=draw(plan, orders.round))
+        asked = replace(orders, clients=cohort.draw(orders.round))
         release = _release(plan, cohort, state, asked)
         note(asked, release.found, _about(plan, orders.round, state, release))
         state = release.state

@@ -35,6 +35,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ("doctor",),
         ("bench",),
         ("attack",),
+        ("audit",),
         ("study",),
         ("privacy",),
         ("privacy", "explain"),
