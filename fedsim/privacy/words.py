@@ -147,7 +147,7 @@ def _meaning(plan: Plan, said: Mapping[str, Any]) -> str:
     example = isinstance(plan.settings, DpSgd)
     otherwise = "as if that example had not been there" if example else OTHERWISE[plan.settings.sampling]
     return (
-        f"What that means: whatever the models of all rounds show is at most {_factor(said['epsilon'])} times as likely, "
+        f"It means: whatever the models of all rounds show is at most {_factor(said['epsilon'])} times as likely, "
         f"or as unlikely, {otherwise}, but for a chance of {said['delta']:g} ({said['adjacency']})."
     )
 
