@@ -142,6 +142,11 @@ def _counted(settings: Mechanism, config: RunConfig, fewest: int) -> NDArray[np.
     rounds, size, training = np.arange(1, config.federation.rounds + 1), config.federation, config.training
     if not isinstance(settings, DpSgd):
         return rounds
+    if training.optimizer != "sgd":
+        raise ValueError(
+            f"training.optimizer = {training.optimizer}, the model's own: DP-SGD is SGD; "
+            "allowed with privacy.mechanism = dp_sgd: sgd"
+        )
     assert training.epochs
     assert training.batch_size
     return -(-rounds * size.cohort // size.clients) * training.epochs * -(-fewest // training.batch_size)

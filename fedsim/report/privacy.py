@@ -34,8 +34,8 @@ def privacy(run: RunFolder) -> Section | None:
 
 
 def uncovered(run: RunFolder) -> Section | None:
-    """What epsilon says nothing about, as the run itself states it; None where it states nothing."""
-    if not run.privacy:
+    """What epsilon says nothing about, as the run itself states it; None where there is no epsilon."""
+    if run.privacy.get("epsilon") is None:
         return None
     return Section(
         name="not-covered",
@@ -62,17 +62,17 @@ def promise_sentence(run: RunFolder) -> tuple[Cell, ...]:
     so_far, rounds = spent(run), len(private_rounds(run))
     sentence: list[Cell] = ["Epsilon is "]
     if so_far is not None and rounds < said["rounds"]:
-        sentence += [decimal(so_far), " after ", count(rounds), " rounds, and will be "]
-    sentence += [decimal(said["epsilon"]), " after ", count(said["rounds"]), " rounds"]
+        sentence += [decimal(so_far), " by round ", count(rounds), ", and would be "]
+    sentence += [decimal(said["epsilon"]), " by round ", count(said["rounds"])]
     sentence += [" at delta ", decimal(said["delta"]), f" for {said['unit']}: {said['adjacency']}; "]
     return (*sentence, f"{said['sampling']}; counted by {said['accountant']}.")
 
 
 def privacy_notices(run: RunFolder) -> Iterator[str]:
     """What a reader of a private run's page must know: an early stop, and which figures are not private."""
-    if isinstance(run.config.privacy, NoPrivacy):
+    settings, said = run.config.privacy, run.privacy
+    if isinstance(settings, NoPrivacy) or settings.noise_multiplier == 0:
         return
-    said = run.privacy
     if said and said["rounds"] < said["rounds_asked"]:
         yield (
             f"The budget of epsilon {said['budget']:g} allows {said['rounds']} of the {said['rounds_asked']} rounds "
@@ -90,7 +90,7 @@ def _participation(run: RunFolder) -> tuple[Cell, ...]:
     if not run.privacy:
         return ("What is promised has not been recorded.",)
     most, allowed = count(_most_rounds(run)), count(run.privacy["participations"])
-    return "The client that took part most often did so in ", most, " rounds; the promise allows ", allowed, "."
+    return "The client that took part most often did so in ", most, " of the rounds; at most it may in ", allowed, "."
 
 
 def _most_rounds(run: RunFolder) -> int:
