@@ -36,7 +36,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-privacy = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What a config's privacy comes to.")
+privacy = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="What a config's privacy comes to.\n\n**Example:** `fedsim privacy explain --set privacy.epsilon=8`",
+)
 app.add_typer(privacy, name="privacy")
 model = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Build, describe and check Core ML files.")
 app.add_typer(model, name="model")
