@@ -1,13 +1,11 @@
-"""The ``fedsim`` command: each verb reads its arguments, calls one function and shows what came of it."""
+"""The ``fedsim`` command: each verb reads its arguments, calls one function and has shown what came of it."""
 
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -16,22 +14,20 @@ os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 40 seconds each, w
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from fedsim import __version__, model_files
 from fedsim.attacking.attack import KINDS, attack
-from fedsim.attacks.auditing import Audit
 from fedsim.auditing import FEWEST, audit, new_folder, write_audit
-from fedsim.bench import Bench, bench
+from fedsim.bench import bench
 from fedsim.config import ConfigError, load
 from fedsim.doctor import examine
 from fedsim.federation import set_up, with_plan
 from fedsim.outcome import write_partition
-from fedsim.privacy.words import explain, statement
-from fedsim.recording import Row, RunError
+from fedsim.privacy.words import explain, projection, statement
+from fedsim.recording import RunError
 from fedsim.results import CONFIG, read_config, to_json
-from fedsim.run import RunRecord, resume, run
+from fedsim.run import resume, run
+from fedsim.showing import audit_table, bench_heading, bench_table, findings_table, listening, show_explanation, show_record
 from fedsim.study.command import study_verb
 
 app = typer.Typer(
@@ -41,7 +37,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-privacy = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="What a config's privacy comes to.")
+privacy = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="What a config's privacy comes to.\n\n**Example:** `fedsim privacy explain --set privacy.epsilon=8`",
+)
 app.add_typer(privacy, name="privacy")
 model = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Build, describe and check Core ML files.")
 app.add_typer(model, name="model")
@@ -98,9 +98,9 @@ def run_verb(file: File = None, overrides: Set = None, cluster: Cluster = None, 
     - `fedsim run --cluster 10.0.0.5:6379`
     """
     config = load(file, [*(overrides or ()), *([] if cluster is None else [f"speed.cluster={cluster}"])])
-    with _listening(config.federation.rounds, as_json) as listen:
+    with listening(out, config.federation.rounds, as_json) as listen:
         record = run(config, listen=listen)
-    _show(record, as_json)
+    show_record(out, record, as_json)
 
 
 @app.command("resume")
@@ -118,9 +118,9 @@ def resume_verb(
     - `fedsim resume runs/2026-11-21-225459`
     - `fedsim resume runs/2026-11-21-225459 --cluster 10.0.0.5:6379`
     """
-    with _listening(read_config(folder).federation.rounds, as_json) as listen:
+    with listening(out, read_config(folder).federation.rounds, as_json) as listen:
         record = resume(folder, cluster=cluster, listen=listen)
-    _show(record, as_json)
+    show_record(out, record, as_json)
 
 
 @app.command()
@@ -152,10 +152,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
-        table = Table("", "what", "found", "what follows", box=None)
-        for finding in findings:
-            table.add_row("[green]ok" if finding.good else "[red]!!", finding.what, finding.found, finding.follows)
-        out.print(table)
+        out.print(findings_table(findings))
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 
@@ -180,21 +177,9 @@ def bench_verb(
     if as_json:
         print(to_json(asdict(found)))
         return
-    for line in _bench_heading(found):
+    for line in bench_heading(found):
         out.print(line, highlight=False, soft_wrap=True, markup=False)
-    table = Table("task", "engine", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("workers", "images", "clients/s", "samples/s", "of peak", "over torch"):
-        table.add_column(name, justify="right")
-    for rate in found.rates:
-        cells = [
-            _cell(rate.images, "{:,}"),
-            _cell(rate.clients_per_second, "{:,.1f}"),
-            _cell(rate.samples_per_second, "{:,.0f}"),
-            _cell(rate.of_peak, "{:.0%}"),
-            _cell(rate.over_torch, "{:.1f} x"),
-        ]
-        table.add_row(rate.task, rate.engine, str(rate.workers), *cells)
-    out.print(table)
+    out.print(bench_table(found))
 
 
 @privacy.command("explain")
@@ -210,10 +195,9 @@ def explain_verb(file: File = None, overrides: Set = None, as_json: Json = False
     if plan is None:
         raise ConfigError("privacy.mechanism = none: promises nothing; give privacy.epsilon to begin with")
     if as_json:
-        print(to_json(statement(plan)))
-        return
-    for paragraph in explain(plan):
-        out.print(paragraph, highlight=False, markup=False)
+        print(to_json({**statement(plan), "projected": projection(plan)}))
+    else:
+        show_explanation(out, explain(plan))
 
 
 @app.command("attack")
@@ -266,10 +250,7 @@ def audit_verb(
     if as_json:
         print(to_json(result))
     else:
-        table = Table(box=None, show_header=False)
-        for name, value in _audit_lines(found):
-            table.add_row(name, value)
-        out.print(table)
+        out.print(audit_table(found))
         out.print(result["sentence"], highlight=False, soft_wrap=True, markup=False)
         out.print(f"{folder}/audit.html", highlight=False, soft_wrap=True, markup=False)
     if found.refuted:
@@ -310,95 +291,3 @@ def check(path: Annotated[Path, typer.Argument(help="An .mlmodel file.")]) -> No
     out.print(verdict, highlight=False, soft_wrap=True, markup=False)
     if not trainable:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _listening(rounds: int, as_json: bool) -> Generator[Callable[[Row], None]]:
-    """What shows the rounds as they pass: JSON lines, a line a round, or a bar with accuracy and the time left."""
-    if as_json:
-        yield lambda row: print(to_json(row), flush=True)
-    elif not out.is_terminal:
-        yield lambda row: print(_line(row, rounds), flush=True)
-    else:
-        columns = (TextColumn("round"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=out) as progress:
-            bar = progress.add_task("setting up", total=rounds)
-
-            def show(row: Row) -> None:
-                after = "  baselines and report" if row["round"] == rounds else ""
-                progress.update(bar, completed=row["round"], description=_figures(row) + after)
-
-            yield show
-
-
-def _line(row: Row, rounds: int) -> str:
-    return f"round {row['round']:>{len(str(rounds))}}/{rounds}  {_figures(row)}  {row['seconds']:.1f} s"
-
-
-def _figures(row: Row) -> str:
-    loss = "" if row["train_loss"] is None else f"  train loss {row['train_loss']:.4f}"
-    failures = f"  {row['failures']} failed" if row["failures"] else ""
-    accuracy = "not tested" if row["test_accuracy"] is None else f"accuracy {row['test_accuracy']:.2%}"
-    spent = f"  epsilon {row['privacy']['epsilon']:.3g}" if "privacy" in row else ""
-    return f"{accuracy}{loss}{spent}{failures}"
-
-
-def _show(record: RunRecord, as_json: bool) -> None:
-    """The end of a run: a table for people, the summary for machines."""
-    if as_json:
-        print(to_json({"folder": str(record.folder), **record.summary}))
-        return
-    table = Table(box=None, show_header=False)
-    for name, value in _headline(record.summary):
-        table.add_row(name, value)
-    out.print(table)
-    out.print(f"{record.folder}/report.html", highlight=False, soft_wrap=True)
-
-
-def _audit_lines(found: Audit) -> Iterator[tuple[str, str]]:
-    yield "claimed", f"epsilon {found.claimed_epsilon:.4g} at delta {found.delta:g}"
-    yield f"at least, at {found.confidence:.0%}", f"epsilon {found.bounds.one_run_fdp:.3g} (f-DP in one run)"
-    yield "", f"epsilon {found.bounds.one_run:.3g} (one run), {found.bounds.clopper_pearson:.3g} (Clopper-Pearson)"
-    yield "guesses", f"{found.correct:,} of {found.guesses:,} right, about {found.canaries:,} canaries"
-    yield "area under ROC", f"{found.auc:.3f}"
-
-
-def _promise(said: dict[str, Any]) -> str:
-    if said["epsilon"] is None:
-        return "none promised: no noise"
-    return f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}; {said['adjacency']}; {said['sampling']}"
-
-
-def _bench_heading(found: Bench) -> Iterator[str]:
-    """The machine, what ran on it, and the work."""
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    peaks = {rate.workers: rate.peak_gflops for rate in found.rates if rate.peak_gflops}
-    yield f"{found.cpu}, {found.cores} cores, load {found.load:.1f} before; {found.platform}"
-    if found.load > found.cores / 2:
-        yield "other programs were busy: rates are lower than they could be, shares and ratios are unsure"
-    yield f"{versions}; {found.missing or f'native engine: {found.variant}'}"
-    yield (
-        f"the seed's LeNet on MNIST, batches of 20, SGD: {found.mflop['train']:.2f} MFLOP to train on a sample, "
-        f"{found.mflop['evaluate']:.2f} to evaluate one"
-    )
-    if peaks:
-        yield "FMA peak by workers: " + ", ".join(f"{count}: {peak:,.0f} GFLOP/s" for count, peak in peaks.items())
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
-
-
-def _headline(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    accuracy, baselines = summary["client_accuracy"], summary["baselines"]
-    yield "test accuracy", f"{summary['test_accuracy']:.2%} (best {summary['best_accuracy']:.2%})"
-    if "central" in baselines:
-        yield "central training", f"{baselines['central']:.2%} with the same budget"
-    if "local_only" in baselines:
-        yield "phones alone", f"{baselines['local_only']:.2%} on average"
-    if "privacy" in summary:
-        yield "privacy", _promise(summary["privacy"])
-    yield "clients", f"{accuracy['mean']:.2%} on average, worst tenth {accuracy['worst_decile_mean']:.2%}"
-    yield "traffic", f"{summary['bytes']['down'] / 1e6:.0f} MB down, {summary['bytes']['up'] / 1e6:.0f} MB up"
-    yield "time", f"{summary['seconds']['total']:.1f} s"
-    yield "weights", summary["model"]["weights_id"][:16]

@@ -42,7 +42,7 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        tables = self.federation, self.data, self.strategy, self.speed, self.privacy, self.poisoning
+        tables = self.federation, self.data, self.strategy, self.training, self.speed, self.privacy, self.poisoning
         if mistakes := list(impossible(*tables)):
             raise ValueError("\n".join(mistakes))
         return self

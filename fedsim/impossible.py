@@ -5,14 +5,20 @@ from collections.abc import Iterable
 from fedsim.mistakes import one_of, shown
 from fedsim.poisoning_settings import LabelFlip, Poisoning, forges_updates
 from fedsim.privacy_settings import Central, DpSgd, MatrixFactorisation, NoPrivacy, Privacy
-from fedsim.settings import Data, Federation, Speed
+from fedsim.settings import Data, Federation, Speed, Training
 from fedsim.strategy_settings import LINEAR, Bulyan, Krum, MultiKrum, Strategy
 
 FEWEST_FOR_ADAPTIVE_CLIP = 40
 
 
 def impossible(
-    federation: Federation, data: Data, strategy: Strategy, speed: Speed, privacy: Privacy, poisoning: Poisoning
+    federation: Federation,
+    data: Data,
+    strategy: Strategy,
+    training: Training,
+    speed: Speed,
+    privacy: Privacy,
+    poisoning: Poisoning,
 ) -> Iterable[str]:
     """Every pair of settings that cannot both hold, in a line each."""
     if federation.cohort > federation.clients:
@@ -26,6 +32,8 @@ def impossible(
     yield from _no_such_attack(poisoning, speed, privacy)
     if not isinstance(privacy, NoPrivacy):
         yield from _void(privacy, federation, strategy)
+    if isinstance(privacy, DpSgd) and training.optimizer not in (None, "sgd"):
+        yield f"training.optimizer = {training.optimizer}: DP-SGD is SGD; allowed with privacy.mechanism = dp_sgd: sgd"
 
 
 def _of_another_scheme(data: Data) -> Iterable[str]:

@@ -23,6 +23,7 @@ NAMES = (
     "FedAvg, FedAvgM, FedProx, FedAdam, FedYogi, FedAdagrad, QFedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum, "
     "Bulyan, NormClip, GeometricMedian or CentredClipping"
 )
+LINEAR_NAMES = "FedAvg, FedAvgM, FedProx, FedAdam, FedYogi or FedAdagrad"
 TABLES = "seed, federation, strategy, data, model, training, privacy, poisoning, baselines, speed, output, report"
 
 BAD = [
@@ -105,9 +106,61 @@ BAD = [
         "leave it empty",
     ),
     (
-        ["poisoning.attack=scaling", "privacy.mechanism=dp_sgd", "privacy.epsilon=8"],
+        ["privacy.epsilon=0"],
+        "privacy.epsilon = 0: must be more than 0.0",
+    ),
+    (
+        ["privacy.delta=1e-5"],
+        "privacy.mechanism = central: needs privacy.epsilon, the budget, or privacy.noise_multiplier",
+    ),
+    (
+        ["privacy.mechanism=magic"],
+        "privacy.mechanism = magic: must be none, central, local, distributed, matrix or dp_sgd",
+    ),
+    (
+        ["privacy.epsilon=8", "privacy.noise_multiplier=0"],
+        "privacy.noise_multiplier = 0: spends an infinite epsilon; leave privacy.epsilon out",
+    ),
+    (
+        ["privacy.epsilon=8", "strategy.name=FedMedian"],
+        "privacy.mechanism = central: its noise covers a mean with equal weights, and FedMedian chooses or weighs "
+        f"phones by what they send; allowed with {LINEAR_NAMES}",
+    ),
+    (
+        ["privacy.epsilon=8", "privacy.delta=0.01"],
+        "privacy.delta = 0.01: must be less than 1 / federation.clients = 0.01; publishing one phone's data whole "
+        "would satisfy it",
+    ),
+    (
+        ["privacy.epsilon=8", "privacy.clip_quantile=0.5"],
+        "privacy.clip_quantile = 0.5: fewer than 40 phones a round cannot hide the count it takes; "
+        "federation.cohort is 10",
+    ),
+    (
+        ["privacy.mechanism=matrix", "privacy.epsilon=8", "privacy.bands=11"],
+        "privacy.bands = 11: must be at most 10, the rounds between two turns of a phone (federation.clients = 100, "
+        "federation.cohort = 10)",
+    ),
+    (
+        ["privacy.mechanism=local", "privacy.epsilon=8", "privacy.sampling=poisson"],
+        "privacy.sampling = poisson: must be cyclic",
+    ),
+    (
+        ["privacy.mechanism=distributed", "privacy.epsilon=8", "privacy.sampling=fixed"],
+        "privacy.sampling = fixed: must be poisson or cyclic",
+    ),
+    (
+        ["privacy.mechanism=dp_sgd", "privacy.epsilon=8", "training.optimizer=adam"],
+        "training.optimizer = adam: DP-SGD is SGD; allowed with privacy.mechanism = dp_sgd: sgd",
+    ),
+    (
+        ["privacy.mechanism=dp_sgd", "privacy.epsilon=8", "poisoning.attack=scaling"],
         "poisoning.attack = scaling: changes what phones send, which by privacy.mechanism = dp_sgd is what they "
         "trained to",
+    ),
+    (
+        ["privacy.epsilon=8", "speed.cluster=auto"],
+        "speed.cluster = auto: nodes do not clip; allowed with privacy.mechanism = none, not central",
     ),
     (["training.learning_rate=nan"], "training.learning_rate = NaN: must be a finite number"),
     (["training.learning_rate=fast"], "training.learning_rate = fast: must be a number"),

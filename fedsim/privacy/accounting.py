@@ -1,16 +1,21 @@
 """How much privacy a run spends: what it releases, and the epsilon that this costs (dp-accounting does the sums)."""
 
+from __future__ import annotations
+
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.privacy.skellam import ORDERS, IntegerVectors, poisson_sampled, skellam
+
+if TYPE_CHECKING:
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 FINEST, COARSE = 4, 3
 """Decimals of the steps that privacy losses under sampling are counted in: any give an upper bound, more a closer."""
@@ -21,6 +26,7 @@ HOPELESS = 1e5
 SHOWN = 50
 """At how many rounds `epsilon_by_round` looks."""
 
+Real = NDArray[np.float64]
 Spent = Callable[[int], float]
 """The epsilon spent after so many rounds."""
 
@@ -93,7 +99,7 @@ def rounds_within(epsilon: float, delta: float, releases: Releases) -> int:
     return bisect_right(rounds, epsilon, lo=surely, hi=min(surely + step - 1, releases.rounds), key=fine)
 
 
-def epsilon_by_round(releases: Releases, delta: float) -> NDArray[np.float64]:
+def epsilon_by_round(releases: Releases, delta: float) -> Real:
     """What is spent after each round, ``float64[rounds]``: upper bounds that never fall, and `epsilon` at the end.
 
     Fifty rounds are looked at, and those between count as the next of them. Under Poisson sampling these are
@@ -170,22 +176,14 @@ def _gaussian(releases: Releases, delta: float) -> Spent:
 
 
 def _sampled_gaussian(releases: Releases, delta: float, grids: Sequence[float]) -> Spent:
-    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution, from_gaussian_mechanism
-
     if _unsampled(releases, delta, 1) > HOPELESS:
         return lambda rounds: _unsampled(releases, delta, rounds)
-
-    @cache
-    def one_round(step: float) -> PrivacyLossDistribution:
-        rate = releases.cohort / releases.population
-        return from_gaussian_mechanism(
-            releases.noise_multiplier, sampling_prob=rate, value_discretization_interval=step
-        )
+    noise_multiplier, rate = releases.noise_multiplier, releases.cohort / releases.population
 
     def spent(rounds: int) -> float:
         reached = math.inf
         for step in grids:
-            reached = one_round(step).self_compose(rounds).get_epsilon_for_delta(delta)
+            reached = _epsilon_by_losses(noise_multiplier, rate, step, rounds, delta)
             if step <= RELATIVE * reached:
                 break
         return reached
@@ -193,17 +191,38 @@ def _sampled_gaussian(releases: Releases, delta: float, grids: Sequence[float]) 
     return spent
 
 
-def _fixed_gaussian(releases: Releases, delta: float) -> Spent:
-    """Half the noise, as dp-accounting counts in moves of one clip, and another unit in its place makes two."""
-    from dp_accounting import GaussianDpEvent, NeighboringRelation, SampledWithoutReplacementDpEvent
-    from dp_accounting.rdp import RdpAccountant, compute_epsilon
+@lru_cache(maxsize=64)  # what calibration ends with, `epsilon` asks for again
+def _epsilon_by_losses(noise_multiplier: float, rate: float, step: float, rounds: int, delta: float) -> float:
+    return _losses(noise_multiplier, rate, step).self_compose(rounds).get_epsilon_for_delta(delta)
 
-    noisy_sum = GaussianDpEvent(releases.noise_multiplier / 2)
+
+@lru_cache(maxsize=4)  # megabytes each on the finest grid
+def _losses(noise_multiplier: float, rate: float, step: float) -> PrivacyLossDistribution:
+    """The privacy losses of one round under Poisson sampling."""
+    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
+
+    return from_gaussian_mechanism(noise_multiplier, sampling_prob=rate, value_discretization_interval=step)
+
+
+def _fixed_gaussian(releases: Releases, delta: float) -> Spent:
+    from dp_accounting.rdp import compute_epsilon
+
+    orders, divergences = _fixed_divergences(releases.noise_multiplier, int(releases.cohort), releases.population)
+    return lambda rounds: float(compute_epsilon(orders.tolist(), (rounds * divergences).tolist(), delta)[0])
+
+
+@lru_cache(maxsize=64)  # a third of a second each, and calibration asks for some again
+def _fixed_divergences(noise_multiplier: float, cohort: int, population: int) -> tuple[Real, Real]:
+    """Orders, and a round's Renyi divergences at them; of half the noise, as another unit in a place makes two moves.
+
+    dp-accounting counts in moves of one clip.
+    """
+    from dp_accounting import GaussianDpEvent, NeighboringRelation, SampledWithoutReplacementDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
     accountant = RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_ONE)
-    accountant.compose(SampledWithoutReplacementDpEvent(releases.population, int(releases.cohort), noisy_sum))
-    return lambda rounds: float(
-        compute_epsilon(accountant.orders.tolist(), (rounds * accountant.rdp).tolist(), delta)[0]
-    )
+    accountant.compose(SampledWithoutReplacementDpEvent(population, cohort, GaussianDpEvent(noise_multiplier / 2)))
+    return accountant.orders, accountant.rdp
 
 
 def _skellam(releases: Releases, integers: IntegerVectors, delta: float) -> Spent:

@@ -7,6 +7,8 @@ from fedsim.privacy.accounting import COARSE, FINEST, Releases, grids, spending
 
 PRECISION = 1e-4
 """How far below its budget a calibrated run may stay, as a share of it."""
+STEEPNESS = 1.5
+"""By how many percent epsilon falls when the noise rises by one, where nothing is known: seldom less, at most 2."""
 
 
 def calibrate(epsilon: float, delta: float, releases: Releases) -> float:
@@ -19,16 +21,20 @@ def calibrate(epsilon: float, delta: float, releases: Releases) -> float:
     """
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon must be a finite number above 0, got {epsilon}")
-    least = releases.noise_multiplier or 1.0
+    least, steepness = releases.noise_multiplier or 1.0, STEEPNESS
     for finest in (COARSE - 1, COARSE, FINEST):
-        least = _least(epsilon, delta, replace(releases, noise_multiplier=least), finest)
+        begun = replace(releases, noise_multiplier=least)
+        least, steepness = _least(epsilon, delta, begun, finest, max(STEEPNESS, steepness))
     return least
 
 
-def _least(epsilon: float, delta: float, releases: Releases, finest: int) -> float:
-    """`calibrate` on one grid: by secants of the logarithms, which are near a line, and by halves where these fail."""
+def _least(epsilon: float, delta: float, releases: Releases, finest: int, steepness: float) -> tuple[float, float]:
+    """`calibrate` on one grid: by secants of the logarithms, which are near a line, and by halves where these fail.
+
+    ``steepness`` is that of the line at first; that at the end is returned beside the noise, for the next grid.
+    """
     too_little, enough = 0.0, math.inf
-    noise, steepness, before = releases.noise_multiplier, 1.5, (math.nan, math.nan)
+    noise, before = releases.noise_multiplier, (math.nan, math.nan)
     while True:
         tried = replace(releases, noise_multiplier=noise)
         reached = spending(tried, delta, grids(tried, delta, finest))(releases.rounds)
@@ -37,7 +43,7 @@ def _least(epsilon: float, delta: float, releases: Releases, finest: int) -> flo
         else:
             enough = noise
         if epsilon * (1 - PRECISION) <= reached <= epsilon or enough <= too_little * (1 + PRECISION):
-            return enough
+            return enough, steepness
         steepness = _steepness(before, (noise, reached), steepness)
         before = noise, reached
         noise *= (reached / (epsilon * (1 - PRECISION / 2))) ** (1 / steepness)
@@ -46,7 +52,7 @@ def _least(epsilon: float, delta: float, releases: Releases, finest: int) -> flo
 
 
 def _steepness(before: tuple[float, float], now: tuple[float, float], otherwise: float) -> float:
-    """By how many percent epsilon falls when the noise rises by one; at least a half, so that no step is wild."""
+    """The line's through two points; at least a half, so that no step is wild."""
     if not (0 < before[1] < math.inf and 0 < now[1] < math.inf):
         return otherwise
     return max(0.5, math.log(before[1] / now[1]) / math.log(now[0] / before[0]))

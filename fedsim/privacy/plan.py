@@ -171,6 +171,10 @@ def _releases(settings: Mechanism, config: RunConfig, examples: NDArray[np.int64
     """What the accountant is told, but for the noise; under DP-SGD once for phones of each number of batches."""
     size, training = config.federation, config.training
     if isinstance(settings, DpSgd):
+        if training.optimizer == "adam":
+            raise ValueError(
+                "training.optimizer = adam, the model's own: DP-SGD is SGD; allowed with privacy.mechanism = dp_sgd: sgd"
+            )
         assert training.epochs
         assert training.batch_size
         turns = sampling.participations(size.clients, size.cohort, size.rounds)

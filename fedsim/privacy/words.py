@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fedsim.privacy.accounting import projected_epsilon
@@ -32,15 +33,35 @@ ADJACENT = {
     "fixed": "replace one client by another",
     "cyclic": "replace one client's updates by zeros",
 }
-MECHANISMS = {
-    "central": "The server clips updates and adds Gaussian noise to their sum; it must be trusted with each of them.",
-    "local": "Each phone clips its update and adds Gaussian noise to it; nobody need be trusted.",
-    "distributed": "Each phone adds its share of Skellam noise to whole numbers modulo a power of two; the server must "
-    "see their sum only, which takes secure aggregation, and phones must not collude with it.",
-    "matrix": "The server adds noise that takes back part of the rounds' before; it must be trusted with each update.",
-    "dp_sgd": "Each phone clips the gradients of single examples and adds Gaussian noise to every step; nobody need be "
-    "trusted, and what is hidden is an example, not a phone.",
+OTHERWISE = {
+    "poisson": "as if that client had not been there",
+    "fixed": "as if another client had been in its place",
+    "cyclic": "as if that client had sent zeros",
 }
+"""What the world is compared with, in words, under each adjacency."""
+MECHANISMS = {
+    "central": "The server clips every update and adds Gaussian noise to their sum. It sees the updates themselves: "
+    "it must be trusted with them.",
+    "local": "Every phone clips its own update and adds Gaussian noise to it before it leaves the phone. Nobody else "
+    "need be trusted.",
+    "distributed": "Every phone clips its update, makes it whole numbers modulo a power of two and adds a share of the "
+    "noise, Skellam's. The promise holds for the sum: the server must see nothing else, which takes secure "
+    "aggregation, and no phone may tell it the noise that it added.",
+    "matrix": "The server clips every update and adds Gaussian noise to their sum, part of which the noise of later "
+    "rounds takes back. It sees the updates themselves: it must be trusted with them.",
+    "dp_sgd": "Every phone trains by DP-SGD: it clips the gradient of every example and adds Gaussian noise to every "
+    "step. Nobody else need be trusted. What is hidden is a single example, not that a phone took part or what its "
+    "examples have in common.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """A plan in words: the ``promise`` in a line, ``paragraphs`` on what it means and rests on, what it leaves out."""
+
+    promise: str
+    paragraphs: tuple[str, ...]
+    not_covered: tuple[str, ...]
 
 
 def statement(plan: Plan) -> dict[str, Any]:
@@ -67,37 +88,59 @@ def statement(plan: Plan) -> dict[str, Any]:
     }
 
 
-def projected(plan: Plan) -> float | None:
+def promise(said: Mapping[str, Any]) -> str:
+    """A `statement`'s epsilon in a line, with what it is of and how it came about."""
+    if said["epsilon"] is None:
+        return "none promised: no noise"
+    return f"epsilon {said['epsilon']:.4g} at delta {said['delta']:g}; {said['adjacency']}; {said['sampling']}"
+
+
+def projection(plan: Plan) -> dict[str, Any] | None:
     """Epsilon of a hypothetical deployment with as much noise in a round's mean, None where there is none to tell."""
     if isinstance(plan.settings, MatrixFactorisation | DpSgd | Local | Distributed) or not plan.noise_multiplier:
         return None
-    return projected_epsilon(plan.releases, PROJECTED_DELTA, population=PROJECTED_CLIENTS, cohort=PROJECTED_COHORT)
+    size = {"population": PROJECTED_CLIENTS, "cohort": PROJECTED_COHORT}
+    hypothetical = projected_epsilon(plan.releases, PROJECTED_DELTA, **size)
+    return {"epsilon": hypothetical, "delta": PROJECTED_DELTA, "clients": PROJECTED_CLIENTS, "cohort": PROJECTED_COHORT}
 
 
-def explain(plan: Plan) -> Iterator[str]:
-    """What is promised, under which conditions, and what is not, a paragraph an item."""
-    said, settings = statement(plan), plan.settings
-    yield MECHANISMS[settings.mechanism]
-    yield from _promise(plan, said)
+def explain(plan: Plan) -> Explanation:
+    """What is promised, under which conditions, and what is not."""
+    said = statement(plan)
+    if said["epsilon"] is None:
+        nothing = "No privacy is promised: without noise epsilon is infinite, whatever is clipped."
+        return Explanation(promise=nothing, paragraphs=(), not_covered=())
+    line = f"Promised: epsilon {said['epsilon']:.4g} at delta {said['delta']:g} for {said['unit']}."
+    return Explanation(promise=line, paragraphs=tuple(_paragraphs(plan, said)), not_covered=NOT_COVERED)
+
+
+def _paragraphs(plan: Plan, said: Mapping[str, Any]) -> Iterator[str]:
+    yield _meaning(plan, said)
+    if plan.rounds < plan.asked:
+        yield (
+            f"The budget of epsilon {plan.settings.epsilon:g} is spent after {plan.rounds} of the {plan.asked} rounds "
+            "asked for: the run stops there."
+        )
+    yield MECHANISMS[plan.settings.mechanism]
+    yield f"Who takes part: {said['sampling']}. {_condition(plan)}"
+    yield f"Counted over {_rounds(plan.rounds)} by {said['accountant']}."
     yield from _noise(plan)
-    yield "Not covered: " + "; ".join(NOT_COVERED) + "."
-    if settings.epsilon and plan.rounds < plan.asked:
+    hypothetical = projection(plan)
+    if plan.clients <= FEW_CLIENTS and not isinstance(plan.settings, DpSgd):
         yield (
-            f"The budget of epsilon {settings.epsilon:g} is spent after {plan.rounds} of the {plan.asked} rounds asked "
-            "for; the run stops there."
+            f"Few clients: what hides one of {plan.clients} mostly drowns what the others teach. Expect little of the "
+            f"model{', and look at the hypothetical epsilon below' if hypothetical else ''}."
         )
-    if plan.clients <= FEW_CLIENTS and not isinstance(settings, DpSgd):
-        yield (
-            f"With {plan.clients} clients nobody can hide in a crowd: noise that protects a whole phone drowns what so "
-            "few can teach. Expect a useless model, and look at the projected epsilon instead."
-        )
-    if (hypothetical := projected(plan)) is not None:
+    if hypothetical:
         yield (
             f"Hypothetical: with {PROJECTED_CLIENTS:,} clients, {PROJECTED_COHORT:,} a round and as much noise in the "
-            f"mean, the same training would spend epsilon {hypothetical:.3g} at delta {PROJECTED_DELTA:g}. This says "
-            "nothing of the clients that train here."
+            f"mean, such a run would spend epsilon {hypothetical['epsilon']:.3g} at delta {PROJECTED_DELTA:g}. This "
+            "says nothing of the clients that train here."
         )
-    yield "Noise here comes from the seed, so that a run can be repeated: this is a simulation of the protection."
+    yield (
+        "A simulation: noise is drawn from the seed, so that the run can be repeated, and whoever knows the seed can "
+        "take it off again."
+    )
 
 
 def _adjacency(plan: Plan) -> str:
@@ -108,31 +151,55 @@ def _adjacency(plan: Plan) -> str:
     return ADJACENT[plan.settings.sampling]
 
 
-def _promise(plan: Plan, said: dict[str, Any]) -> Iterator[str]:
-    if said["epsilon"] is None:
-        yield "No privacy is promised: without noise epsilon is infinite, whatever is clipped."
-        return
-    yield (
-        f"Promised: epsilon {said['epsilon']:.4g} at delta {said['delta']:g} for {said['unit']}, after "
-        f"{plan.rounds} rounds, counted by {said['accountant']}. Two federations are compared that differ by: "
-        f"{said['adjacency']}."
+def _meaning(plan: Plan, said: Mapping[str, Any]) -> str:
+    otherwise = OTHERWISE[plan.settings.sampling]
+    if isinstance(plan.settings, DpSgd):
+        otherwise = "as if that example had not been there"
+    if isinstance(plan.settings, Local):
+        otherwise = "as if that client had sent any other updates"
+    return (
+        f"It means: whatever the models of all rounds show is at most {_factor(said['epsilon'])} times as likely, "
+        f"or as unlikely, {otherwise}, but for a chance of {said['delta']:g} ({said['adjacency']})."
     )
-    yield f"Who takes part: {said['sampling']}."
-    if plan.settings.sampling == "cyclic":
-        yield (
-            f"No phone takes part in more than {said['participations']} rounds, at least "
-            f"{separation(plan.clients, plan.cohort)} apart. That is the cap; nothing is claimed for not being drawn."
-        )
+
+
+def _factor(epsilon: float) -> str:
+    """e to the epsilon, for reading."""
+    if epsilon > 20:
+        return f"e^{epsilon:.4g}"
+    factor = math.exp(epsilon)
+    return f"{factor:.3g}" if factor < 100 else f"{factor:,.0f}"
+
+
+def _condition(plan: Plan) -> str:
+    """What the epsilon takes for granted of who takes part."""
+    if plan.settings.sampling != "cyclic":
+        return "Epsilon counts on that: it holds only against those who do not learn which clients were drawn."
+    turns = participations(plan)
+    apart = f", at least {_rounds(separation(plan.clients, plan.cohort))} apart" if turns > 1 else ""
+    return f"No client takes part in more than {_rounds(turns)}{apart}; who does, and when, everybody may know."
 
 
 def _noise(plan: Plan) -> Iterator[str]:
-    ratio = noise_to_clip(plan)
-    if not ratio:
+    settings, ratio = plan.settings, noise_to_clip(plan)
+    if isinstance(settings, Central) and settings.clip_quantile is not None:
+        yield (
+            f"The clip begins at {settings.clip:g} and follows the updates until {settings.clip_quantile:.0%} of them "
+            "are within it; the noised count that this takes is part of the epsilon."
+        )
+    if ratio is None:
+        yield (
+            f"In every step, each of {plan.parameters:,} weights gets noise of {plan.noise_multiplier:.4g} times the "
+            "clip, divided by the batch."
+        )
         return
-    verdict = "mostly noise; more phones a round, or fewer weights, would help" if ratio > 1 else "mostly signal"
+    verdict = (
+        "mostly noise; more clients a round, or a model of fewer weights, would help" if ratio > 1 else "mostly signal"
+    )
     yield (
-        f"Each round's mean carries noise of {ratio:.3g} times the clip in length (z = {plan.noise_multiplier:.4g}, "
-        f"{plan.parameters:,} weights, {plan.cohort} phones expected): a round in which all updates agree is {verdict}."
+        f"Each round's mean carries noise {ratio:.3g} times as long as the clip (noise multiplier "
+        f"{plan.noise_multiplier:.4g}, {plan.parameters:,} weights, {plan.cohort} clients expected). Even where all "
+        f"updates agree, a round is {verdict}."
     )
 
 
@@ -140,8 +207,8 @@ def _sampling(plan: Plan) -> str:
     chance = plan.cohort / plan.clients
     if isinstance(plan.settings, DpSgd):
         return (
-            "phones in turns; of each phone's examples every step draws each by its own coin, on the phone whose "
-            f"examples pay most with q = 1/{plan.releases.population}"
+            f"clients in turns, {plan.cohort} of {plan.clients} a round; every step draws each of a client's examples "
+            f"by its own coin, secretly, q = 1/{plan.releases.population} on the client whose examples pay most"
         )
     return {
         "poisson": f"every client by its own coin, q = {chance:.4g}, secretly",
@@ -154,6 +221,13 @@ def _accountant(plan: Plan) -> str:
     library = f"dp-accounting {importlib.metadata.version('dp-accounting')}"
     if isinstance(plan.settings, Distributed):
         return f"Renyi divergences of Skellam noise, converted by {library}"
-    if isinstance(plan.settings, Central) and plan.settings.sampling == "fixed":
-        return f"Renyi divergences or privacy loss distributions, whichever is less ({library})"
-    return f"privacy loss distributions ({library})"
+    sampled = plan.releases.cohort < plan.releases.population
+    if plan.releases.sampling == "fixed" and sampled:
+        return f"Renyi divergences, or the exact curve without amplification, whichever is less ({library})"
+    if plan.releases.sampling == "poisson" and sampled:
+        return f"privacy loss distributions ({library})"
+    return f"the exact curve of Gaussian noise ({library})"
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count:,} rounds"

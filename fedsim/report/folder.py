@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from fedsim import results
 from fedsim.config import RunConfig
 from fedsim.files import DAMAGE
+from fedsim.privacy_settings import NoPrivacy
 
 Record = Mapping[str, Any]
 Arrays = Mapping[str, NDArray[Any]]
 
 COMPARISON = "comparison.json"
 EXPECTED = (results.ENVIRONMENT, results.ROUNDS, results.TIMINGS, results.SUMMARY, results.CLIENTS)
-"""What every finished run has besides ``config.json``; the baselines and the comparison are asked for or not."""
+"""What every finished run has besides ``config.json``; privacy, baselines and comparison are asked for or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +28,14 @@ class RunFolder:
 
     ``rounds`` and ``timings`` hold one record a round, oldest first. ``clients`` holds the arrays of
     ``clients.npz``, client axis first. ``models`` names the model files with their sizes in bytes.
-    ``missing`` names what `EXPECTED` lists and the folder lacks.
+    ``missing`` names what `EXPECTED` lists, and privacy's statement where there is any, and the folder lacks.
     """
 
     config: RunConfig
     environment: Record
     rounds: Sequence[Record]
     timings: Sequence[Record]
+    privacy: Record
     summary: Record
     baselines: Record
     comparison: Record
@@ -53,18 +55,21 @@ def read_run_folder(folder: Path) -> RunFolder:
     Raises ``ValueError`` where ``config.json`` is missing or no config of ours, and naming the file where another one
     is not what its name says.
     """
+    config = results.read_config(folder)
     models = [folder / name for name in (results.MODEL_TENSORS, results.MODEL_FILE)]
+    expected = EXPECTED if isinstance(config.privacy, NoPrivacy) else (*EXPECTED, results.PRIVACY)
     return RunFolder(
-        config=results.read_config(folder),
+        config=config,
         environment=_read_json(folder / results.ENVIRONMENT),
         rounds=results.read_rounds(folder / results.ROUNDS),
         timings=results.read_rounds(folder / results.TIMINGS),
+        privacy=_read_json(folder / results.PRIVACY),
         summary=_read_json(folder / results.SUMMARY),
         baselines=_read_json(folder / results.BASELINES),
         comparison=_read_json(folder / COMPARISON),
         clients=read_clients(folder) if (folder / results.CLIENTS).exists() else {},
         models={path.name: path.stat().st_size for path in models if path.exists()},
-        missing=[name for name in EXPECTED if not (folder / name).exists()],
+        missing=[name for name in expected if not (folder / name).exists()],
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from fedsim.report.folder import Record, RunFolder, column
 from fedsim.report.numbers import Cell, count, data_size, decimal, duration, percent
+from fedsim.report.privacy import privacy_notices, promise_sentence, spent
 
 _PROPER_NAMES = {"lenet": "LeNet", "mnist": "MNIST"}
 _STOPPED = {"interrupted": "it was interrupted", "failed": "it failed"}
@@ -43,7 +44,7 @@ def alone_accuracy(run: RunFolder) -> float | None:
 
 
 def result_sentence(run: RunFolder) -> tuple[Cell, ...]:
-    """How the run came out, in a sentence, with the baselines beside it in a second one."""
+    """How the run came out, in a sentence, with the baselines and the promise of privacy behind it."""
     federation, last = run.config.federation, last_measured(run)
     if last is None:
         return ("No test accuracy has been recorded.",)
@@ -59,6 +60,8 @@ def result_sentence(run: RunFolder) -> tuple[Cell, ...]:
         sentence += [" Central training reaches ", percent(central["curve"][-1]["test_accuracy"]), "."]
     if alone is not None:
         sentence += [" A phone that trains alone reaches ", percent(alone), " on average."]
+    if promise := promise_sentence(run):
+        sentence += [" ", *promise]
     return tuple(sentence)
 
 
@@ -81,6 +84,7 @@ def _notices(run: RunFolder) -> Iterator[str]:
         reason = run.summary.get("reason")
         because = f" ({reason})" if reason else ""
         yield f"This run did not finish: {_STOPPED[run.status]}{because}. Rounds recorded: {done} of {planned}."
+    yield from privacy_notices(run)
     if failures := int(np.nansum(column(run.rounds, "failures"))):
         yield f"Phones that failed: {failures}; the table of rounds says when."
     if "population" in run.clients:
@@ -98,6 +102,8 @@ def _key_figures(run: RunFolder) -> Iterator[tuple[str, Cell]]:
     if last := last_measured(run):
         yield "test accuracy", percent(last["test_accuracy"])
         yield "test loss", decimal(last.get("test_loss"))
+    if run.privacy and (epsilon := spent(run)) is not None:
+        yield f"epsilon at delta {run.privacy['delta']:g}", decimal(epsilon)
     if (spread := client_accuracy(run)) and "worst_decile_mean" in spread:
         yield "accuracy of the lowest tenth of clients", percent(spread["worst_decile_mean"])
     if reached := [(goal, rounds) for goal, rounds in run.summary.get("rounds_to", {}).items() if rounds is not None]:

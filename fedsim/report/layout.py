@@ -27,11 +27,12 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A ``heading`` and what stands under it, in this order; ``command`` is a line to copy into a shell."""
+    """A ``heading`` and what stands under it, in this order; ``points`` are a list, ``command`` a line for a shell."""
 
     name: str
     heading: str
     text: tuple[Cell, ...] = ()
+    points: tuple[str, ...] = ()
     command: str | None = None
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()

@@ -8,6 +8,7 @@ from fedsim.report.folder import read_clients, read_run_folder
 from fedsim.report.layout import Section
 from fedsim.report.numbers import Cell
 from fedsim.report.poisoning import poisoning
+from fedsim.report.privacy import privacy, uncovered
 
 _TEMPLATES = Path(__file__).parent
 
@@ -22,6 +23,8 @@ def write_report(folder: Path) -> Path:
     run = read_run_folder(folder)
     shown = (
         sections.learning(run),
+        privacy(run),
+        uncovered(run),
         poisoning(run),
         sections.clients(run),
         sections.labels(run.clients),

@@ -244,3 +244,46 @@ def _environment() -> dict[str, Any]:
         "started": "2026-11-21T22:57:00+00:00",
         "command": "fedsim run --set data.partition=dirichlet --set data.alpha=0.5",
     }
+
+
+def make_private(folder: Path, **settings: Any) -> Path:
+    """Give the run in ``folder`` the promise and the figures of a private one, its clip adaptive by default."""
+    settings = settings or {"epsilon": 8.0, "delta": 1e-5, "clip": 2.0, "clip_quantile": 0.5}
+    config, records = read_json(folder / "config.json"), read_lines(folder / "rounds.jsonl")
+    rounds = config["federation"]["rounds"]
+    random = np.random.default_rng(1)
+    write_json(folder / "config.json", {**config, "privacy": {"mechanism": "central", **settings}})
+    for record in records[1:]:
+        share = record["round"] / rounds
+        record["privacy"] = {
+            "epsilon": None if settings.get("noise_multiplier") == 0 else 7.9 * share**0.5,
+            "clip": 2.0 * 0.8 ** record["round"],
+            "next_clip": 2.0 * 0.8 ** (record["round"] + 1),
+            "unclipped": 1 - share / 2,
+            "median_norm": float(random.uniform(0.1, 0.4)),
+            "noise_to_signal": float(random.uniform(0.5, 30)),
+        }
+    write_lines(folder / "rounds.jsonl", records)
+    write_json(folder / "privacy.json", _promise(settings, rounds))
+    return folder
+
+
+def _promise(settings: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+    return {
+        "mechanism": settings.get("mechanism", "central"),
+        "epsilon": None if settings.get("noise_multiplier") == 0 else 7.9,
+        "delta": 1e-5,
+        "budget": settings.get("epsilon"),
+        "unit": "one client, with all its examples",
+        "adjacency": "add or remove one client",
+        "sampling": "every client by its own coin, q = 0.1, secretly",
+        "accountant": "privacy loss distributions (dp-accounting 0.6.0)",
+        "noise_multiplier": settings.get("noise_multiplier", 1.25),
+        "clip": 2.0,
+        "noise_to_clip": 3.5,
+        "rounds": rounds,
+        "rounds_asked": rounds,
+        "participations": rounds,
+        "noise": "pseudo-random, from the seed",
+        "not_covered": ["training losses", "single <phones>"],
+    }

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsim.report import write_partition_page
+from fedsim.report import write_partition_page, write_report
 from tests.report.browser import open_page
+from tests.report.synthetic import make_private, write_run
 
 pytestmark = pytest.mark.browser
 
@@ -72,6 +73,19 @@ def test_the_report_shows(finished: Path, tmp_path: Path, scheme: str, width: in
         assert [pair for pair in contrasts if pair[0] < 4.5] == []
         background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_private_runs_report_shows(tmp_path: Path, scheme: str, width: int) -> None:
+    page = write_report(make_private(write_run(tmp_path / "run", cohort=40)))
+    with open_page(page, tmp_path / "profile", width=width, scheme=scheme) as tab:
+        assert tab.happened("Log.entryAdded") == []
+        assert len(tab.evaluate(FIGURES)) == 12
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(WORDS_OUTSIDE) == []
+        assert tab.evaluate(WORDS_TOUCHING) == []
+        assert [pair for pair in tab.evaluate(FAINT_WORDS) if pair[0] < 4.5] == []
 
 
 def test_the_partition_page_shows(tmp_path: Path) -> None:

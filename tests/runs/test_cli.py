@@ -91,6 +91,12 @@ def test_a_mistake_in_the_request_is_one_line_and_exit_code_2(tmp_path: Path) ->
         (["run", "--set", "data.min_examples=1000"], "data.min_examples = 1000: "),
         (["run", "--set", "model.contract=none.mlmodel"], "model.contract = none.mlmodel: cannot be read"),
         (["run", "--set", "training.learning_rate=3"], "training.learning_rate = 3.0 is not allowed by the model"),
+        (["privacy", "explain"], "privacy.mechanism = none: promises nothing; give privacy.epsilon to begin with"),
+        (["privacy", "explain", "--set", "privacy.clip=1"], "privacy.mechanism = central: needs privacy.epsilon, "),
+        (
+            ["privacy", "explain", "--set", "privacy.epsilon=0.01", "--set", "privacy.noise_multiplier=0.5"],
+            "privacy.epsilon = 0.01: does not allow one round at privacy.noise_multiplier = 0.5",
+        ),
         (["run", "--cluster", "somewhere"], "speed.cluster = somewhere: must be host:port"),
         (["resume", "nowhere"], "nowhere: holds no run"),
         (["attack", "nowhere", "membership"], "nowhere: holds no run"),
@@ -126,6 +132,20 @@ def test_a_partition_is_shown_before_training(tmp_path: Path, settings: list[str
     shown = fedsim("partition", "dealt", *settings, "--set", "data.partition=shards", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert {path.name for path in (tmp_path / "dealt").iterdir()} == {"partition.npz", "clients.npz", "partition.html"}
+
+
+def test_what_a_private_run_promises_is_explained(settings: list[str]) -> None:
+    words = ["privacy", "explain", *settings, "--set", "privacy.noise_multiplier=2", "--set", "privacy.sampling=cyclic"]
+    said = json.loads(fedsim(*words, "--json").stdout)
+    assert said["adjacency"] == "replace one client's updates by zeros"
+    assert said["epsilon"] > said["projected"]["epsilon"] > 0
+    shown = fedsim(*words)
+    assert shown.returncode == 0, shown.stderr
+    promise, *paragraphs = shown.stdout.split("\n\n")
+    assert promise == f"Promised: epsilon {said['epsilon']:.4g} at delta 1e-05 for one client, with all its examples."
+    assert paragraphs[-1].startswith("Not covered:\n- ")
+    assert paragraphs[-1].count("\n- ") == len(said["not_covered"])
+    assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
 def test_the_doctor_finds_this_machine_well() -> None:
