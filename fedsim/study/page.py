@@ -14,7 +14,7 @@ from fedsim.report.numbers import NOTHING, Cell, Number, count
 from fedsim.report.page import write_page
 from fedsim.study.figures import EPSILON, Panel, front, key_words, panels
 from fedsim.study.pictures import picture
-from fedsim.study.plan import Study, worded
+from fedsim.study.plan import Study, flat, worded
 from fedsim.study.table import Estimate, Row, is_share, written
 
 
@@ -132,19 +132,12 @@ def _settings(study: Study, table: dict[str, Any], command: str) -> Section:
 
 
 def _shared(study: Study) -> Iterator[tuple[Cell, ...]]:
-    defaults = _flat(RunConfig().model_dump(mode="json", exclude={"output", "speed", "seed"}))
-    configs = [_flat(cell.config.model_dump(mode="json", exclude={"output", "speed", "seed"})) for cell in study.cells]
+    defaults = flat(RunConfig().model_dump(mode="json", exclude={"output", "speed", "seed"}))
+    configs = [flat(cell.config.model_dump(mode="json", exclude={"output", "speed", "seed"})) for cell in study.cells]
     for key, value in configs[0].items():
         if value is not None and value != defaults.get(key) and all(config.get(key) == value for config in configs):
             yield key, str(value)
     yield "seeds", ", ".join(map(str, study.seeds))
-
-
-def _flat(tables: dict[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return flat
 
 
 def command_of(path: Path, overrides: Sequence[str], *, quick: bool) -> str:
