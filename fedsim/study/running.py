@@ -1,6 +1,5 @@
 """Runs what a study still lacks: a process a core, one run after another in each, every run in a folder of its own."""
 
-import importlib
 import logging
 import os
 import signal
@@ -106,14 +105,15 @@ def run_folder(folder: Path, cell: Cell, seed: int) -> Path:
 
 def perform(job: Job) -> None:
     """Run a job to its end, from wherever it was cut off, then measure the attacks it lacks."""
+    from fedsim.attacking.attack import attack
     from fedsim.run import resume, run
 
     if not (job.folder / results.CONFIG).exists():
         run(job.config)
     elif results.status(job.folder) != "finished":
         resume(job.folder)
-    for attack in filter(job.lacks, job.measure):
-        importlib.import_module("fedsim.attacking").attack(job.folder, attack)
+    for kind in filter(job.lacks, job.measure):
+        attack(job.folder, kind)
 
 
 def _in_folder(config: RunConfig, folder: Path) -> RunConfig:
