@@ -103,11 +103,15 @@ def key_words(key: str) -> str:
 
     >>> [key_words(key) for key in ("privacy.epsilon", "strategy.name", "client_accuracy.worst_decile_mean")]
     ['epsilon', 'strategy', 'client accuracy, worst decile mean']
+    >>> key_words("attacks.inversion.psnr_each")
+    'inversion, psnr each'
     """
     *above, last = key.split(".")
-    if above[:1] in (["client_accuracy"], ["attacks"], ["baselines"], ["poisoning"]) or not above:
-        return ", ".join([*above, last]).replace("_", " ")
-    return (above[-1] if last == "name" else last).replace("_", " ")
+    if above[:1] == ["attacks"]:
+        above = above[1:]
+    elif above[:1] not in (["client_accuracy"], ["baselines"]):
+        return (above[-1] if above and last == "name" else last).replace("_", " ")
+    return ", ".join([*above, last]).replace("_", " ")
 
 
 def _points(figure: Figure, rows: Sequence[Row], columns: Sequence[str]) -> tuple[Point, ...]:
