@@ -81,6 +81,11 @@ def front(panel: Panel) -> list[tuple[Series, Point]]:
     return best
 
 
+def traded(figure: Figure) -> bool:
+    """Whether epsilon buys what a figure shows: accuracy, of which more is better; what an attack finds is not."""
+    return figure.against == EPSILON and "accuracy" in figure.show
+
+
 def place(figure: Figure, row: Row) -> float | None:
     """Where a cell stands on the axis; None where that is words. Without noise, epsilon is infinite."""
     value = row.cell.value(figure.against)

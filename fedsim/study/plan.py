@@ -216,7 +216,9 @@ def _check_overrides(overrides: Sequence[str], axes: Mapping[str, Sequence[Any]]
         key = setting.partition("=")[0].strip()
         for other in decided:
             if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
-                raise ConfigError(f"--set {setting}: the study's cells decide {other}; allowed are keys they leave open")
+                raise ConfigError(
+                    f"--set {setting}: the study's cells decide {other}; allowed are keys they leave open"
+                )
 
 
 def _points(
