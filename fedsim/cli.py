@@ -208,7 +208,9 @@ def attack_verb(
 ) -> None:
     """Play an attacker on a finished run, and write what it learns to the run's folder.
 
-    `membership` trains shadow models for as many examples as the run did, 16 times over.
+    `membership` asks which examples and clients were trained on, by means of 16 shadow models that together cost about
+    as much as the run; `inversion` rebuilds images, and `properties` label histograms, from round 1: from each update,
+    from their sum, and from what the round releases.
 
     **Example:** `fedsim attack runs/2026-11-21-225459 membership`
     """

@@ -1,4 +1,7 @@
-"""One attack on one finished run: `attack(folder, kind)` writes ``attacks/<kind>.json`` and a page beside it."""
+"""One attack on one finished run: `attack(folder, kind)` writes ``attacks/<kind>.json`` and a page beside it.
+
+Each module of `KINDS` says which numbers its result has on top, for studies to ask for as ``attacks.<kind>.<number>``.
+"""
 
 import time
 from collections.abc import Callable
@@ -16,8 +19,16 @@ from fedsim.report.page import write_page
 Attack = Callable[[FinishedRun], tuple[dict[str, Any], tuple[Section, ...]]]
 """Plays an attacker: the result as JSON takes it, and the sections of the page."""
 
+
+def _inversion(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
+    from fedsim.attacking import inversion  # here, as torch takes a second that only its own attack should pay
+
+    return inversion.attack(run)
+
+
 KINDS: dict[str, Attack] = {
     "membership": membership.attack,
+    "inversion": _inversion,
     "properties": properties.attack,
 }
 FOLDER = "attacks"

@@ -1,4 +1,10 @@
-"""Membership attacks on a finished run: which examples its model was trained on, and which phones took part."""
+"""Membership attacks on a finished run: which examples its model was trained on, and which phones took part.
+
+``attacks/membership.json`` has for studies ``auc`` and ``tpr_at_1_percent`` of the strongest attack on single examples,
+beside ``control_auc``, what the same attack has where chance alone decides; and areas of attacks on whole clients:
+``client_auc`` from the models, ``client_auc_each``, ``client_auc_sum`` and ``client_auc_released`` from round 1. What
+there were too few to tell of is null.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -9,13 +15,17 @@ from numpy.typing import NDArray
 
 from fedsim.attacking.finished import (
     MOST_REPLAYED,
+    NAMES,
     FinishedRun,
+    Views,
+    by_view,
     examples_processed,
     expected_updates,
     first_round,
     participants,
 )
 from fedsim.attacks import roc
+from fedsim.attacks.disclosure import Collection, disclosed
 from fedsim.attacks.membership import (
     Confidences,
     Members,
@@ -29,10 +39,9 @@ from fedsim.attacks.membership import (
 )
 from fedsim.attacks.participation import alignment, loss_falls
 from fedsim.attacks.shadows import logits, random_halves, shadow_models
-from fedsim.attacks.view import summed
 from fedsim.data.dataset import Examples, select
 from fedsim.data.partition import sizes
-from fedsim.federation import PANEL, training_shards
+from fedsim.federation import PANEL, training_examples, training_shards
 from fedsim.report.attacks import figures_table, numbers_sentence, roc_picture
 from fedsim.report.layout import Section
 from fedsim.seeds import generator
@@ -40,16 +49,21 @@ from fedsim.seeds import generator
 Scored = dict[str, tuple[Scores, Members]]
 
 SHADOWS = 16
+"""Models that the attacker trains, together on about as many examples as the run: an attack costs what a run does."""
+LEAST_PROCESSED = 500_000
+"""Examples that the attacker affords where a run was short: seconds."""
+IN_FEDERATION = "in the federation: loss"
 MOST_AUDITED = 10_000
 MOST_POPULATION = 1_000
 ASSUMED = (
     "The attacker holds the last model, the network, the initial weights and the training settings. It holds a pool of "
     "examples, all that the chosen phones hold and the part of the test set asked about, without knowing which is "
     "which, and trains {shadows} models on random halves of it: centrally, from the run's initial weights, with the "
-    "run's optimizer and batch size, for as many examples as the run processed, {epochs} epochs. This is the standard "
-    "assumption of LiRA. Members are examples of phones that were chosen in any round; non-members are test examples. "
-    "{population} other test examples, in nobody's training set, are RMIA's population. The offline attacks use only "
-    "shadow models that have not seen the example."
+    "run's optimizer and batch size, for {epochs} epochs of {half} examples. This is the standard assumption of LiRA. "
+    "One shadow model sees at most as many examples as the run processed, and all together at most as many or half a "
+    "million: an attacker who affords more may find more. Members are examples of phones that were chosen in any "
+    "round; non-members are test examples. {population} other test examples, in nobody's training set, are RMIA's "
+    "population. The offline attacks use only shadow models that have not seen the example."
 )
 CONTROL = (
     "The same attacks on the shadow models, each the victim of the others: here chance alone decided who is a member. "
@@ -58,22 +72,30 @@ CONTROL = (
 )
 _CLIENTS = (
     "The attacker holds candidates' data and asks who took part: in the federation, from how far their loss fell "
-    "between the first model and the last; in round 1, from how well the update that they would send fits what the "
-    "server got, the sum or each by itself."
+    "between the first model and the last; in round 1, from how well the update that they would send, in another "
+    "order of examples and clipped where the run clips, fits what is seen."
 )
 
 
 def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
     """Examples and clients: figures of every attack, and the sections that show them."""
     examples, control, about = _example_scores(run)
-    clients = _client_scores(run)
+    views = first_round(run, run.federation.dataset.test)
+    clients = _client_scores(run, views)
     found = {name: _figures(scored) for name, scored in (("examples", examples), ("control", control))}
     told = {attack: one for attack, one in clients.items() if min(one[1].sum(), (~one[1]).sum()) >= 2}
     found["clients"] = _figures(told)
     best = max(found["examples"], key=lambda attack: found["examples"][attack].area)
+    strongest, chance = found["examples"][best], found["control"][best]
+    areas = {attack: one.area for attack, one in found["clients"].items()}
     result = {
-        "sentence": f"The best attack on single examples is {best}, with an area of "
-        f"{found['examples'][best].area:.3f} under the ROC curve; 0.5 is guessing.",
+        "sentence": f"The best attack on single examples is {best}, with an area of {strongest.area:.3f} under the ROC "
+        "curve; 0.5 is guessing.",
+        "auc": strongest.area,
+        "tpr_at_1_percent": next(quoted.rate for quoted in strongest.quoted if quoted.level == 0.01),
+        "control_auc": chance.area,
+        "client_auc": areas.get(IN_FEDERATION),
+        **by_view("client_auc", {view: areas.get(_in_round(view)) for view in views}),
         **about,
         **{name: {attack: asdict(one) for attack, one in figures.items()} for name, figures in found.items()},
     }
@@ -82,7 +104,8 @@ def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
         _section("control", "Control: the shadow models themselves", CONTROL, control, found["control"]),
     ]
     if told:
-        sections.append(_section("clients", "Whole clients", _CLIENTS, told, found["clients"]))
+        who = "; ".join(f"{NAMES[view]} has {seen.who}" for view, seen in views.items())
+        sections.append(_section("clients", "Whole clients", f"{_CLIENTS} {who}.", told, found["clients"]))
     else:
         why = "Nothing can be said of whole clients: it takes two that took part and two that did not."
         sections.append(Section(name="clients", heading="Whole clients", text=(why,)))
@@ -114,7 +137,8 @@ def _example_scores(run: FinishedRun) -> tuple[Scored, Scored, dict[str, Any]]:
     pool, truth, population = _pool(run, draw)
     audited = _audited(truth, draw)
     halves = random_halves(SHADOWS, len(truth), draw)
-    epochs = max(1, round(examples_processed(run) * SHADOWS / halves.sum()))
+    half = len(truth) // 2
+    epochs = _epochs(examples_processed(run), half)
     stack = shadow_models(
         contract,
         federation.initial,
@@ -135,13 +159,19 @@ def _example_scores(run: FinishedRun) -> tuple[Scored, Scored, dict[str, Any]]:
     seen = halves[:, audited]
     scored = example_attacks(asked[0], asked[1:], seen, drawn[0], drawn[1:])
     about = {
-        "assumed": ASSUMED.format(shadows=SHADOWS, epochs=epochs, population=len(population)),
+        "assumed": ASSUMED.format(shadows=SHADOWS, epochs=epochs, half=half, population=len(population)),
         "shadow_models": SHADOWS,
         "shadow_epochs": epochs,
         "pool": len(truth),
     }
     control = _in_turn(asked[1:], seen, drawn[1:])
     return {attack: (scores, truth[audited]) for attack, scores in scored.items()}, control, about
+
+
+def _epochs(processed: int, half: int) -> int:
+    """How often a shadow model walks through its ``half`` of the pool: for what one may see, and all together may."""
+    affordable = max(processed, LEAST_PROCESSED) / SHADOWS
+    return max(1, round(min(processed, affordable) / half))
 
 
 def _in_turn(asked: Confidences, seen: Members, drawn: Confidences) -> Scored:
@@ -155,13 +185,13 @@ def _in_turn(asked: Confidences, seen: Members, drawn: Confidences) -> Scored:
 
 def _pool(run: FinishedRun, draw: np.random.Generator) -> tuple[Examples, Members, NDArray[np.int64]]:
     """What the attacker trains on, who of it is a member, and the test rows that it keeps as a population."""
-    dataset = run.federation.dataset
+    dataset, train = run.federation.dataset, training_examples(run.federation)
     rows = np.unique(training_shards(run.federation, participants(run)).order)
     shuffled = draw.permutation(len(dataset.test.labels))
     population = np.sort(shuffled[: min(MOST_POPULATION, -(-len(shuffled) // 10))])
     others = np.sort(shuffled[len(population) :])
-    inputs: Any = np.concatenate([dataset.train.inputs[rows], dataset.test.inputs[others]])
-    labels = np.concatenate([dataset.train.labels[rows], dataset.test.labels[others]])
+    inputs: Any = np.concatenate([train.inputs[rows], dataset.test.inputs[others]])
+    labels = np.concatenate([train.labels[rows], dataset.test.labels[others]])
     return Examples(inputs=inputs, labels=labels), np.arange(len(labels)) < len(rows), population
 
 
@@ -172,21 +202,27 @@ def _audited(truth: Members, draw: np.random.Generator) -> NDArray[np.int64]:
     return np.sort(np.concatenate([asked, np.flatnonzero(~truth)]))
 
 
-def _client_scores(run: FinishedRun) -> Scored:
+def _client_scores(run: FinishedRun, views: Views) -> Scored:
     """Scores of clients that took part and as many that did not, by each way of asking."""
     draw = generator(run.federation.config.seed, "client membership attack")
     took_part = participants(run)
     everyone = np.arange(min(run.federation.config.federation.clients, PANEL + len(took_part)))
     candidates = _candidates(took_part, everyone, draw)
     falls = loss_falls(np.stack([_client_losses(run, weights, candidates) for weights in _first_and_last(run)]))
-    view = first_round(run, run.federation.dataset.test)
-    asked, expected = expected_updates(run, _candidates(view.clients, everyone, draw))
-    chosen = np.isin(asked, view.clients)
-    return {
-        "in the federation: loss": (falls.sum(axis=0), np.isin(candidates, took_part)),
-        "in round 1: sum": (alignment(summed(view), expected), chosen),
-        "in round 1: each": (alignment(view, expected), chosen),
+    shown = views["each"].view.clients
+    asked, expected = expected_updates(run, _candidates(shown, np.union1d(shown, everyone), draw))
+    chosen = np.isin(asked, views["sum"].view.clients)
+    return {IN_FEDERATION: (falls.sum(axis=0), np.isin(candidates, took_part))} | {
+        _in_round(name): (alignment(seen.view, _clipped(expected, seen.clip)), chosen) for name, seen in views.items()
     }
+
+
+def _in_round(view: Collection) -> str:
+    return f"in round 1: {NAMES[view]}"
+
+
+def _clipped(updates: NDArray[np.float32], clip: float) -> NDArray[np.float32]:
+    return disclosed(updates, "each", clip=clip).astype(np.float32)
 
 
 def _candidates(
@@ -200,7 +236,7 @@ def _candidates(
 def _client_losses(run: FinishedRun, weights: NDArray[np.float32], clients: NDArray[np.int64]) -> NDArray[np.float64]:
     """The mean loss of each client's own training examples."""
     held, federation = training_shards(run.federation, clients), run.federation
-    examples = select(federation.dataset.train, held.order)
+    examples = select(training_examples(federation), held.order)
     scores = logits(federation.contract, weights[np.newaxis], examples, engine=run.engine, threads=run.threads)[0]
     losses = -loss_threshold(confidence(scores, examples.labels))
     return np.add.reduceat(losses, held.offsets[:-1]) / sizes(held)

@@ -1,18 +1,23 @@
-"""What a run's server could tell of its phones' labels, by what it sees of a round: each update, or only their sum."""
+"""What can be told of the labels that phones hold, by what is seen of a round: each update, a sum, what is released.
+
+``attacks/properties.json`` has for studies the mean errors ``l1_each``, ``l1_sum`` and ``l1_released``, beside
+``l1_chance``, that of a guess with the round's own mix.
+"""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.attacking.finished import FinishedRun, first_round
+from fedsim.attacking.finished import NAMES, FinishedRun, Views, by_view, first_round
+from fedsim.attacks.disclosure import Collection
 from fedsim.attacks.properties import histogram_error, label_shares
 from fedsim.attacks.roc import curve, figures
-from fedsim.attacks.view import ServerView, summed
+from fedsim.attacks.view import ServerView
 from fedsim.config import ConfigError
 from fedsim.data.dataset import Examples, select
 from fedsim.data.partition import label_counts
-from fedsim.federation import training_shards
+from fedsim.federation import training_examples, training_shards
 from fedsim.report.attacks import roc_picture
 from fedsim.report.layout import Section, Table
 from fedsim.report.numbers import count, decimal
@@ -20,10 +25,10 @@ from fedsim.seeds import generator
 
 PUBLIC = 300
 ASSUMED = (
-    "The server of round 1 holds the weights that it sent, the training settings, how many examples each phone "
-    "reports, and {public} test examples with their labels. From the last bias of an update it infers which share of "
-    "the phone's examples has which label. The error is the sum of the differences between inferred and true shares: 0 "
-    "is exact, 2 is all wrong. A server that knows what all phones of the round hold together, and nothing else, has "
+    "The attacker sees round 1. It holds the weights that the server sent, the training settings, how many examples "
+    "each phone reports, and {public} test examples with their labels. From the last bias of an update it infers which "
+    "share of the phone's examples has which label. The error is the sum of the differences between inferred and true "
+    "shares: 0 is exact, 2 is all wrong. Who knows what all phones of the round hold together, and nothing else, has "
     "the error that stands beside as guessing."
 )
 
@@ -32,25 +37,27 @@ Shares = NDArray[np.float64]
 
 def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
     """Label histograms of round 1's phones under each view; raises `ConfigError` where updates do not tell them."""
-    view = first_round(run, _public(run))
-    truth = _true_shares(run, view.clients)
-    views = {"each update": view, "the sum": summed(view)}
-    inferred = {name: np.broadcast_to(_infer(run, seen), truth.shape) for name, seen in views.items()}
+    views = first_round(run, _public(run))
+    clients = views["each"].view.clients
+    truth = _true_shares(run, clients)
+    inferred = {name: np.broadcast_to(_infer(run, seen.view), truth.shape) for name, seen in views.items()}
     found = {name: _found(shares, truth) for name, shares in inferred.items()}
     guess = np.broadcast_to(truth.mean(axis=0), truth.shape)
     guessing = {"cohort": float(histogram_error(guess, truth).mean()), "uniform": _uniform_error(truth)}
+    errors = {name: one["error"] for name, one in found.items()}
+    told = ", ".join(f"from {NAMES[name]} with an error of {error:.2f}" for name, error in errors.items())
     result = {
-        "sentence": f"From each update the labels of a phone are told with an error of "
-        f"{found['each update']['error']:.2f}, from the sum with {found['the sum']['error']:.2f}; guessing has "
-        f"{guessing['cohort']:.2f}.",
+        "sentence": f"The labels of a phone are told {told}; guessing has {guessing['cohort']:.2f}.",
         "assumed": ASSUMED.format(public=PUBLIC),
-        "clients": view.clients.tolist(),
-        "views": found,
+        **by_view("l1", errors),
+        "l1_chance": guessing["cohort"],
+        "clients": clients.tolist(),
+        "views": {name: {"who": seen.who, "held": seen.held, **found[name]} for name, seen in views.items()},
         "guessing": guessing,
         "inferred": {name: shares.tolist() for name, shares in inferred.items()},
         "true": truth.tolist(),
     }
-    return result, (_section(result, inferred, truth),)
+    return result, (_section(result, views, inferred, truth),)
 
 
 def _public(run: FinishedRun) -> Examples:
@@ -71,8 +78,8 @@ def _infer(run: FinishedRun, view: ServerView) -> Shares:
 
 
 def _true_shares(run: FinishedRun, clients: NDArray[np.int64]) -> Shares:
-    dataset = run.federation.dataset
-    counts = label_counts(training_shards(run.federation, clients), dataset.train.labels, dataset.classes)
+    labels, classes = training_examples(run.federation).labels, run.federation.dataset.classes
+    counts = label_counts(training_shards(run.federation, clients), labels, classes)
     return counts / counts.sum(axis=1, keepdims=True)
 
 
@@ -88,26 +95,33 @@ def _uniform_error(truth: Shares) -> float:
     return float(histogram_error(np.full_like(truth, 1 / truth.shape[1]), truth).mean())
 
 
-def _section(result: dict[str, Any], inferred: dict[str, Shares], truth: Shares) -> Section:
+def _section(result: dict[str, Any], views: Views, inferred: dict[Collection, Shares], truth: Shares) -> Section:
+    found = result["views"]
     rows = [
-        (name, decimal(found["error"]), decimal(found["median_error"]), decimal(found["presence_area"]))
-        for name, found in result["views"].items()
+        (
+            NAMES[name],
+            seen.who,
+            decimal(found[name]["error"]),
+            decimal(found[name]["median_error"]),
+            decimal(found[name]["presence_area"]),
+        )
+        for name, seen in views.items()
     ]
     guessing = result["guessing"]
     table = Table(
         caption="Error of the inferred shares of labels",
-        columns=("the server sees", "mean error", "median error", "area: is a label held?"),
+        columns=("what is seen", "by whom", "mean error", "median error", "area: is a label held?"),
         rows=(
             *rows,
-            ("nothing, and guesses the round's own mix", decimal(guessing["cohort"]), "–", "–"),
-            ("nothing, and guesses all labels alike", decimal(guessing["uniform"]), "–", "–"),
+            ("nothing: the round's own mix is guessed", "–", decimal(guessing["cohort"]), "–", "–"),
+            ("nothing: all labels alike are guessed", "–", decimal(guessing["uniform"]), "–", "–"),
         ),
         wide=True,
     )
     held = truth.ravel() > 0
     pictures = ()
-    if all(found["presence_area"] is not None for found in result["views"].values()):
-        flat = {name: np.ascontiguousarray(shares).ravel() for name, shares in inferred.items()}
+    if all(one["presence_area"] is not None for one in found.values()):
+        flat = {NAMES[name]: np.ascontiguousarray(shares).ravel() for name, shares in inferred.items()}
         pictures = (
             roc_picture(
                 {name: curve(scores, held) for name, scores in flat.items()},

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from fedsim.attacks.image_quality import Floats, assign, psnr, ssim
 from fedsim.attacks.label_recovery import label_recovery_rate
 
+Likeness = dict[str, float | list[float]]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reconstruction:
@@ -21,27 +23,41 @@ class Reconstruction:
     distance: float
 
 
-def compare(
-    reconstruction: Reconstruction, originals: Floats, labels: NDArray[np.int64]
-) -> dict[str, float | list[float]]:
-    """An attack's figures: of each original, by its best assignment, and their median and best.
+def compare(reconstruction: Reconstruction, originals: Floats, labels: NDArray[np.int64]) -> Likeness:
+    """An attack's figures: the `likeness` to its originals, ``label_recovery_rate``, ``distance`` and ``blank_psnr``.
 
     ``originals`` are the ``[n, *input_shape]`` inputs in [0, 1] that the network was trained on, ``labels`` int64 [n].
-    ``psnr`` and ``ssim`` are lists of n; ``blank_psnr`` is the median PSNR of an even image of each original's own mean
-    brightness, near which an attack has found out nothing. Images smaller than an SSIM window have no ``ssim``.
+    ``blank_psnr`` is the median of the `blank` images, near which an attack has found out nothing.
     """
-    images = reconstruction.images[assign(reconstruction.images, originals)]
-    pairs = list(zip(images, originals, strict=True))
-    figures: dict[str, float | list[float]] = {
+    return {
         "label_recovery_rate": label_recovery_rate(reconstruction.labels, labels),
         "distance": reconstruction.distance,
-        "blank_psnr": float(
-            np.median([psnr(np.full_like(original, original.mean()), original) for original in originals])
-        ),
+        "blank_psnr": likeness(blank(originals), originals)["psnr_median"],
+        **likeness(matched(reconstruction, originals), originals),
     }
+
+
+def matched(reconstruction: Reconstruction, originals: Floats) -> Floats:
+    """Of the rebuilt images those that stand for ``originals``, in their order: the best assignment there is."""
+    return reconstruction.images[assign(reconstruction.images, originals)]
+
+
+def blank(originals: Floats) -> Floats:
+    """An even image for each, of its own mean brightness."""
+    brightness = originals.reshape(len(originals), -1).mean(axis=1)
+    return np.broadcast_to(brightness.reshape(-1, *[1] * (originals.ndim - 1)), originals.shape)
+
+
+def likeness(images: Floats, originals: Floats) -> Likeness:
+    """``psnr`` and ``ssim`` of each pair as lists, with their median and best.
+
+    Images smaller than an SSIM window have no ``ssim``.
+    """
+    pairs = list(zip(images, originals, strict=True))
     measured = {"psnr": [psnr(*pair) for pair in pairs]}
     if originals.ndim > 3 and min(originals.shape[-2:]) >= 11:
         measured["ssim"] = [ssim(*pair) for pair in pairs]
+    figures: Likeness = {}
     for name, values in measured.items():
         figures |= {name: values, f"{name}_median": float(np.median(values)), f"{name}_best": max(values)}
     return figures

@@ -39,7 +39,7 @@ def study_verb(
     **Examples**
 
     - `fedsim study experiments/studies/non_iid.toml`
-    - `fedsim study experiments/studies/non_iid.toml --quick --set model.name=lenet`
+    - `fedsim study experiments/studies/non_iid.toml --quick --set training.learning_rate=0.05`
     """
     study = read_study(file, overrides or (), quick=quick)
     folder = folder or Path("studies") / study.name

@@ -81,6 +81,11 @@ def front(panel: Panel) -> list[tuple[Series, Point]]:
     return best
 
 
+def traded(figure: Figure) -> bool:
+    """Whether epsilon buys what a figure shows: accuracy, of which more is better; what an attack finds is not."""
+    return figure.against == EPSILON and "accuracy" in figure.show
+
+
 def place(figure: Figure, row: Row) -> float | None:
     """Where a cell stands on the axis; None where that is words. Without noise, epsilon is infinite."""
     value = row.cell.value(figure.against)
@@ -103,11 +108,15 @@ def key_words(key: str) -> str:
 
     >>> [key_words(key) for key in ("privacy.epsilon", "strategy.name", "client_accuracy.worst_decile_mean")]
     ['epsilon', 'strategy', 'client accuracy, worst decile mean']
+    >>> key_words("attacks.inversion.psnr_each")
+    'inversion, psnr each'
     """
     *above, last = key.split(".")
-    if above[:1] in (["client_accuracy"], ["attacks"], ["baselines"], ["poisoning"]) or not above:
-        return ", ".join([*above, last]).replace("_", " ")
-    return (above[-1] if last == "name" else last).replace("_", " ")
+    if above[:1] == ["attacks"]:
+        above = above[1:]
+    elif above[:1] not in (["client_accuracy"], ["baselines"]):
+        return (above[-1] if above and last == "name" else last).replace("_", " ")
+    return ", ".join([*above, last]).replace("_", " ")
 
 
 def _points(figure: Figure, rows: Sequence[Row], columns: Sequence[str]) -> tuple[Point, ...]:

@@ -12,9 +12,9 @@ from fedsim.report.layout import Section
 from fedsim.report.layout import Table as PageTable
 from fedsim.report.numbers import NOTHING, Cell, Number, count
 from fedsim.report.page import write_page
-from fedsim.study.figures import EPSILON, Panel, front, key_words, panels
+from fedsim.study.figures import Panel, front, key_words, panels, traded
 from fedsim.study.pictures import picture
-from fedsim.study.plan import Study, worded
+from fedsim.study.plan import Study, flat, worded
 from fedsim.study.table import Estimate, Row, is_share, written
 
 
@@ -24,7 +24,7 @@ def write_study_page(study: Study, folder: Path, rows: Sequence[Row], table: dic
     pictures = tuple(
         picture(panel, f"figure-{i}-{j}") for i, (_, several) in enumerate(drawn) for j, panel in enumerate(several)
     )
-    fronts = tuple(_front(panel) for figure, several in drawn if figure.against == EPSILON for panel in several)
+    fronts = tuple(_front(panel) for figure, several in drawn if traded(figure) for panel in several)
     return write_page(
         folder / "study.html",
         title=study.file.title,
@@ -85,14 +85,14 @@ def _front(panel: Panel) -> PageTable:
 
 def _cells(study: Study, rows: Sequence[Row]) -> PageTable:
     numbers = study.numbers
-    headings = [heading for path in numbers for heading in (_heading(path), "median")]
+    headings = map(_heading, numbers)
     return PageTable(
-        caption="Mean over seeds, interval and median of every cell",
+        caption="Mean over seeds and interval of every cell; table.csv has the medians",
         columns=(*(map(key_words, study.axes)), *headings, "seeds") if study.axes else ("cell", *headings, "seeds"),
         rows=tuple(
             (
                 *((worded(row.cell.value(axis)) for axis in study.axes) if study.axes else (str(row.cell),)),
-                *(cell for path in numbers for cell in _pair(path, row.estimates.get(path))),
+                *(_cell(path, row.estimates.get(path)) for path in numbers),
                 count(row.estimates["test_accuracy"].n if "test_accuracy" in row.estimates else 0),
             )
             for row in rows
@@ -101,15 +101,8 @@ def _cells(study: Study, rows: Sequence[Row]) -> PageTable:
     )
 
 
-def _pair(path: str, found: Estimate | None) -> tuple[Cell, Cell]:
-    if found is None:
-        return NOTHING, NOTHING
-    median = Estimate(mean=found.median, half_width=None, median=found.median, n=found.n)
-    return _cell(path, found), _cell(path, median)
-
-
-def _cell(path: str, found: Estimate) -> Cell:
-    return Number(value=found.mean, text=written(path, found))
+def _cell(path: str, found: Estimate | None) -> Cell:
+    return Number(value=found.mean, text=written(path, found)) if found else NOTHING
 
 
 def _heading(path: str) -> str:
@@ -132,19 +125,12 @@ def _settings(study: Study, table: dict[str, Any], command: str) -> Section:
 
 
 def _shared(study: Study) -> Iterator[tuple[Cell, ...]]:
-    defaults = _flat(RunConfig().model_dump(mode="json", exclude={"output", "speed", "seed"}))
-    configs = [_flat(cell.config.model_dump(mode="json", exclude={"output", "speed", "seed"})) for cell in study.cells]
+    defaults = flat(RunConfig().model_dump(mode="json", exclude={"output", "speed", "seed"}))
+    configs = [flat(cell.config.model_dump(mode="json", exclude={"output", "speed", "seed"})) for cell in study.cells]
     for key, value in configs[0].items():
         if value is not None and value != defaults.get(key) and all(config.get(key) == value for config in configs):
             yield key, str(value)
     yield "seeds", ", ".join(map(str, study.seeds))
-
-
-def _flat(tables: dict[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return flat
 
 
 def command_of(path: Path, overrides: Sequence[str], *, quick: bool) -> str:

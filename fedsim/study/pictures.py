@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedsim.report.drawing import BLUE, HUES, INK, LINES, QUIET, Picture, label_ends, plot_area, svg
-from fedsim.study.figures import EPSILON, Panel, Point, Series, front, key_words
+from fedsim.study.figures import Panel, Point, Series, front, key_words, traded
 from fedsim.study.table import is_share, written
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def _curves(panel: Panel, name: str) -> Picture:
     longest = max(len(series.label) for series in panel.series)
     wide = longest > _LONG_LABEL
     caption = "Mean over seeds; bars are 95 % intervals of the mean (Student's t)." if _repeated(panel) else "One seed."
-    if panel.figure.against == EPSILON:
+    if traded(panel.figure):
         caption += " Filled marks are the Pareto front: no other cell here has both less epsilon and a higher mean."
+    if any(math.isinf(point.x) for series in panel.series for point in series.points):
         caption += " At the right, the same training without noise, whose epsilon is infinite."
     return Picture(
         title=panel.title,
@@ -82,7 +83,7 @@ def _draw_curves(figure: Figure, panel: Panel) -> None:
     finite = sorted({point.x for series in panel.series for point in series.points if math.isfinite(point.x)})
     logarithmic = len(finite) > 1 and finite[0] > 0 and finite[-1] >= _LOG_FROM * finite[0]
     beyond = _lay_out(axes, finite, logarithmic, any(math.isinf(p.x) for s in panel.series for p in s.points))
-    on_front = {id(point) for _, point in front(panel)} if panel.figure.against == EPSILON else None
+    on_front = {id(point) for _, point in front(panel)} if traded(panel.figure) else None
     for i, series in enumerate(panel.series):
         aside = 0.012 * (i - (len(panel.series) - 1) / 2)
         _draw_series(axes, panel, series, i, aside, beyond, on_front)

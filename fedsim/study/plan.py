@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from fedsim.attacking.attack import KINDS
 from fedsim.config import ConfigError, RunConfig, from_mapping, override, read_toml
 from fedsim.federation import read_model, resolved
 from fedsim.settings import Model, Training
@@ -36,11 +37,12 @@ class Figure(Table):
 
 
 class Quick(Table):
-    """What ``--quick`` puts in the place of the file's own: base merged, seeds and single axes replaced."""
+    """What ``--quick`` puts in the place of the file's own: base merged; seeds, single axes and cells replaced."""
 
     base: dict[str, Any] = Field(default_factory=dict)
     seeds: Annotated[tuple[int, ...] | None, Field(strict=False, min_length=1)] = None
     grid: dict[str, Any] = Field(default_factory=dict)
+    cells: Annotated[tuple[dict[str, Any], ...] | None, Field(strict=False)] = None
 
 
 class StudyFile(Table):
@@ -103,20 +105,26 @@ class Study:
 def read_study(path: Path, overrides: Iterable[str] = (), *, quick: bool = False) -> Study:
     """The study in a TOML file, with ``key.path=value`` set in its base.
 
-    Raises `ConfigError` with one line for each unknown key, and for each cell that cannot be run.
+    Raises `ConfigError` with one line for each unknown key, for each cell that cannot be run, and for an override that
+    the grid would overrule.
     """
     try:
         file = StudyFile.model_validate(read_toml(path))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {_line(detail)}" for detail in error.errors())) from None
-    axes, seeds, base = _axes(file.grid, "grid"), file.seeds, merged(BASE, file.base)
+    if strangers := [kind for kind in file.measure if kind not in KINDS]:
+        raise ConfigError(f"measure: {strangers[0]}: is no attack; allowed are {', '.join(KINDS)}")
+    axes, seeds, base, extra = _axes(file.grid, "grid"), file.seeds, merged(BASE, file.base), file.cells
     if quick:
         base, seeds = merged(base, file.quick.base), file.quick.seeds or seeds
         axes = _shortened(axes, _axes(file.quick.grid, "quick.grid"))
+        extra = extra if file.quick.cells is None else file.quick.cells
+    overrides = tuple(overrides)
+    _check_overrides(overrides, axes, extra)
     base = override(base, overrides)
     if "seed" in base:
         raise ConfigError("base.seed: a study takes its seeds from seeds")
-    cells = _checked(list(_points(axes, base, file)))
+    cells = _checked(list(_points(axes, base, extra, file.skip)))
     _check_figures(file.figures, cells)
     return Study(name=path.stem + "-quick" * quick, file=file, axes=tuple(axes), seeds=seeds, cells=cells)
 
@@ -155,6 +163,18 @@ def at(tables: Any, key: str) -> Any:
     return tables
 
 
+def flat(tables: Tables, above: str = "") -> dict[str, Any]:
+    """Nested tables as one, of dotted keys.
+
+    >>> flat({"data": {"partition": "iid"}, "seed": 3})
+    {'data.partition': 'iid', 'seed': 3}
+    """
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found
+
+
 def worded(value: Any) -> str:
     """An axis' value for people: words alone, numbers behind their key.
 
@@ -188,19 +208,33 @@ def _shortened(axes: dict[str, Sequence[Any]], quick: dict[str, Sequence[Any]]) 
     return axes | quick
 
 
-def _points(axes: Mapping[str, Sequence[Any]], base: Tables, file: StudyFile) -> Iterator[tuple[Tables, Tables]]:
+def _check_overrides(overrides: Sequence[str], axes: Mapping[str, Sequence[Any]], extra: Sequence[Tables]) -> None:
+    """Whether any override would be overruled by what the cells say for themselves."""
+    chosen = [_nested(axis, value) for axis, values in axes.items() for value in values]
+    decided = dict.fromkeys(key for tables in (*chosen, *extra) for key in flat(tables))
+    for setting in overrides:
+        key = setting.partition("=")[0].strip()
+        for other in decided:
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                raise ConfigError(
+                    f"--set {setting}: the study's cells decide {other}; allowed are keys they leave open"
+                )
+
+
+def _points(
+    axes: Mapping[str, Sequence[Any]], base: Tables, extra: Sequence[Tables], skip: Sequence[Tables]
+) -> Iterator[tuple[Tables, Tables]]:
     """The choices and the tables of every cell, those of the product first."""
-    if axes or not file.cells:
+    if axes or not extra:
         for values in product(*axes.values()):
             choices = dict(zip(axes, values, strict=True))
             tables: Tables = base
             for key, value in choices.items():
                 tables = merged(tables, _nested(key, value))
-            if not any(_agrees(tables, pattern) for pattern in file.skip):
+            if not any(_agrees(tables, pattern) for pattern in skip):
                 yield choices, tables
-    for extra in file.cells:
-        tables = merged(base, extra)
-        yield {axis: at(extra, axis) for axis in axes} if axes else extra, tables
+    for added in extra:
+        yield {axis: at(added, axis) for axis in axes} if axes else added, merged(base, added)
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

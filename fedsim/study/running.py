@@ -1,6 +1,5 @@
 """Runs what a study still lacks: a process a core, one run after another in each, every run in a folder of its own."""
 
-import importlib
 import logging
 import os
 import signal
@@ -17,12 +16,14 @@ from threading import Thread
 from typing import Any
 
 from fedsim import results
+from fedsim.attacking.attack import FOLDER as ATTACKS
+from fedsim.attacking.attack import attack
 from fedsim.config import ConfigError, RunConfig
 from fedsim.recording import RunError
+from fedsim.run import resume, run
 from fedsim.study.plan import Cell, Study, config_hash, with_seed
 
 RUNS = "runs"
-ATTACKS = "attacks"
 LOCK = ".lock"
 
 
@@ -39,9 +40,9 @@ class Job:
         """Whether the run has finished and every attack been measured."""
         return results.status(self.folder) == "finished" and not any(map(self.lacks, self.measure))
 
-    def lacks(self, attack: str) -> bool:
+    def lacks(self, kind: str) -> bool:
         """Whether the outcome of this attack is still to be measured."""
-        return not (self.folder / ATTACKS / f"{attack}.json").exists()
+        return not (self.folder / ATTACKS / f"{kind}.json").exists()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +107,12 @@ def run_folder(folder: Path, cell: Cell, seed: int) -> Path:
 
 def perform(job: Job) -> None:
     """Run a job to its end, from wherever it was cut off, then measure the attacks it lacks."""
-    from fedsim.run import resume, run
-
     if not (job.folder / results.CONFIG).exists():
         run(job.config)
     elif results.status(job.folder) != "finished":
         resume(job.folder)
-    for attack in filter(job.lacks, job.measure):
-        importlib.import_module("fedsim.attacking").attack(job.folder, attack)
+    for kind in filter(job.lacks, job.measure):
+        attack(job.folder, kind)
 
 
 def _in_folder(config: RunConfig, folder: Path) -> RunConfig:

@@ -24,7 +24,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def command(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """`fedsim study` on the quick variant of the shipped ``non_iid``, small; its last word is the folder."""
-    small = (f"data.source={source}", "model.name=lenet", "federation.clients=12", "federation.cohort=4")
+    small = (f"data.source={source}", "federation.clients=12", "federation.cohort=4")
     settings = [word for setting in (*small, "federation.rounds=1") for word in ("--set", setting)]
     folder = tmp_path_factory.mktemp("study") / "non_iid"
     return fedsim_study(str(SHIPPED / "non_iid.toml"), "--quick", *settings, "--folder", str(folder))

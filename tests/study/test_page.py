@@ -20,13 +20,13 @@ from tests.report.test_figures import labels
 from tests.study.test_plan import SHIPPED
 
 MEANS = {1.0: 0.90, 2.0: 0.94, 4.0: 0.95, 8.0: 0.97, None: 0.98}
-LOSS = {"central": 0.0, "local": 0.2, "distributed": 0.01}
+LOSS = {"central": 0.0, "local": 0.2, "distributed": 0.01, "none": 0.005}
 
 
 @pytest.fixture(scope="module")
 def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of the shipped privacy study with numbers made up."""
-    study = read_study(SHIPPED / "privacy_accuracy.toml", ["model.name=lenet"])
+    study = read_study(SHIPPED / "privacy_accuracy.toml")
     rows: list[Row] = []
     for cell in study.cells:
         mean = MEANS[cell.value("privacy.epsilon")] - LOSS[cell.value("privacy.mechanism")]
@@ -34,7 +34,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
         numbers = {"test_accuracy": values, "client_accuracy.worst_decile_mean": [value - 0.1 for value in values]}
         estimates = {path: estimate(several) for path, several in numbers.items()}
         rows.append(Row(cell=cell, runs=("one", "two", "three"), estimates=estimates))
-    table = {"runs": 90, "runs_in_folder": 95, "failures": {}}
+    table = {"runs": 96, "runs_in_folder": 99, "failures": {}}
     return write_study_page(study, tmp_path_factory.mktemp("page"), rows, table, "fedsim study it.toml")
 
 
@@ -82,8 +82,8 @@ def test_the_pareto_front_is_marked_and_listed(page: Page) -> None:
 
 
 def test_the_page_says_how_much_was_run(page: Page) -> None:
-    assert text_of(page.find(".//p[@class='lead']")).startswith("90 runs: 30 cells, 3 seeds each.")
-    assert "95 runs are in this study's folder" in page.text
+    assert text_of(page.find(".//p[@class='lead']")).startswith("96 runs: 32 cells, 3 seeds each.")
+    assert "99 runs are in this study's folder" in page.text
     assert "fedsim study it.toml" in page.text
 
 
@@ -102,17 +102,18 @@ def test_two_axes_of_words_are_a_table_of_tints(finished: Path) -> None:
 
 
 def test_a_panel_for_every_value_and_nothing_for_numbers_that_no_run_holds() -> None:
-    study = read_study(SHIPPED / "privacy_accuracy.toml", ["model.name=lenet"], quick=True)
+    study = read_study(SHIPPED / "privacy_accuracy.toml", quick=True)
     rows = [Row(cell=cell, runs=("one",), estimates={"test_accuracy": estimate([0.5])}) for cell in study.cells]
     figure = study.file.figures[0]
     found = panels(figure, rows)
     assert [panel.label for panel in found] == ["iid", "shards"]
-    assert [[point.at for point in series.points] for series in found[0].series] == [["2", "8", "no noise"]] * 3
+    spent = [[point.at for point in series.points] for series in found[0].series]
+    assert spent == [["2", "8", "no noise"]] * 3 + [["no noise"]]
     assert panels(figure.model_copy(update={"show": "nothing"}), rows) == []
 
 
 def test_a_multiplier_is_placed_at_the_epsilon_that_was_spent() -> None:
-    study = read_study(SHIPPED / "privacy_accuracy.toml", ["model.name=lenet"], quick=True)
+    study = read_study(SHIPPED / "privacy_accuracy.toml", quick=True)
     cell = next(cell for cell in study.cells if cell.value("privacy.epsilon") is None)
     spent = {"test_accuracy": estimate([0.5]), "privacy.epsilon": estimate([3.5])}
     (panel,) = panels(study.file.figures[0], [Row(cell=cell, runs=("one",), estimates=spent)])

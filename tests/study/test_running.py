@@ -17,8 +17,11 @@ from fedsim.config import from_mapping
 from fedsim.results import read_config, status
 from fedsim.study.plan import config_hash, read_study
 from fedsim.study.running import LOCK, jobs, run_study
+from fedsim.study.table import read_rows
+from tests.report.reading import assert_self_contained, read_page
 from tests.runs.test_resume import listen_to_interrupts
 from tests.study.conftest import fedsim_study
+from tests.study.test_plan import SHIPPED, STUDIES
 
 TINY = """
 title = "Tiny"
@@ -153,6 +156,42 @@ def test_two_processes_do_not_run_one_folder(tmp_path: Path, source: Path) -> No
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match="another process is running a study here"):
             run_study(study, tmp_path)
+
+
+def test_attacks_are_measured_once_on_every_finished_run(tmp_path: Path, source: Path) -> None:
+    path, folder = write_tiny(tmp_path / "tiny.toml", source, rounds=1), tmp_path / "out"
+    text = path.read_text().replace("[0.05, 0.1]", "[0.05]")
+    path.write_text(text)
+    assert run_study(read_study(path), folder, workers=1) == {}
+    numbers = '"attacks.properties.views.each update.error"'
+    path.write_text(f'measure = ["properties"]\nnumbers = [{numbers}]\n{text}')
+    study = read_study(path)
+    (job,) = jobs(study, folder)
+    before = (job.folder / "rounds.jsonl").stat().st_mtime_ns
+    assert not job.done()
+    assert run_study(study, folder, workers=1) == {}
+    assert job.done()
+    assert (job.folder / "rounds.jsonl").stat().st_mtime_ns == before
+    found = json.loads((job.folder / "attacks" / "properties.json").read_text())
+    (row,) = read_rows(study, folder)
+    assert row.estimates[numbers.strip('"')].mean == found["views"]["each update"]["error"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_quick_variant_of_every_shipped_study_runs(tmp_path: Path, name: str) -> None:
+    words = fedsim_study(str(SHIPPED / f"{name}.toml"), "--quick", "--folder", str(tmp_path))
+    shown = subprocess.run(words, capture_output=True, text=True, check=False, timeout=1200)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""
+    table = json.loads((tmp_path / "table.json").read_text())
+    study = read_study(SHIPPED / f"{name}.toml", quick=True)
+    assert len(table["cells"]) == len(study.cells)
+    held = set().union(*(cell["numbers"] for cell in table["cells"]))
+    assert held == set(study.numbers)
+    page = read_page(tmp_path / "study.html")
+    assert_self_contained(page)
+    assert page.notices() == []
 
 
 def test_equal_cells_of_two_studies_share_a_run(tmp_path: Path, source: Path) -> None:
