@@ -27,7 +27,15 @@ from fedsim.privacy.words import explain, projection, statement
 from fedsim.recording import RunError
 from fedsim.results import CONFIG, read_config, to_json
 from fedsim.run import resume, run
-from fedsim.showing import audit_table, bench_heading, bench_table, findings_table, listening, show_explanation, show_record
+from fedsim.showing import (
+    audit_table,
+    bench_heading,
+    bench_table,
+    findings_table,
+    listening,
+    show_explanation,
+    show_record,
+)
 from fedsim.study.command import study_verb
 
 app = typer.Typer(

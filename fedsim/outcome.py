@@ -15,7 +15,6 @@ from fedsim.data import partition as partitions
 from fedsim.federation import Federation
 from fedsim.poisoning_settings import NoPoisoning
 from fedsim.privacy.plan import Plan, participations
-from fedsim.privacy.words import statement
 from fedsim.recording import Row, spread
 from fedsim.report import write_partition_page, write_report
 from fedsim.simulation.engines import Engine
@@ -104,7 +103,8 @@ def finish(
         },
     }
     if federation.plan:
-        summary["privacy"] = {**statement(federation.plan), "worst_client": _worst_client(federation.plan, rows)}
+        said = results.read_json(folder / results.PRIVACY) or {}  # as it was when the run began
+        summary["privacy"] = {**said, "worst_client": _worst_client(federation.plan, rows)}
     results.write_json(folder / results.SUMMARY, summary)
     write_report(folder)
     return summary

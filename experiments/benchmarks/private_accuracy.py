@@ -70,7 +70,7 @@ GOALS = {
         tables={
             "federation": federation(3383, 120, 100),
             "training": {**SGD, "epochs": 2},
-            "strategy": momentum(0.5),
+            "strategy": momentum(0.7),
             "privacy": {"epsilon": 2, "delta": 1e-5, "clip": 0.2},
         },
     ),

@@ -162,18 +162,14 @@ def _bands(settings: Mechanism, size: Federation) -> Real:
     return optimised(count, size.rounds, turns, separation)
 
 
-def _moves(settings: Mechanism) -> int:
-    """How many clips apart two updates are that must look alike: what a phone sends by itself hides which it was."""
-    return 2 if isinstance(settings, Local) else 1
-
-
 def _releases(settings: Mechanism, config: RunConfig, examples: NDArray[np.int64], bands: Real) -> list[Releases]:
     """What the accountant is told, but for the noise; under DP-SGD once for phones of each number of batches."""
     size, training = config.federation, config.training
     if isinstance(settings, DpSgd):
         if training.optimizer == "adam":
             raise ValueError(
-                "training.optimizer = adam, the model's own: DP-SGD is SGD; allowed with privacy.mechanism = dp_sgd: sgd"
+                "training.optimizer = adam, the model's own: DP-SGD is SGD; "
+                "allowed with privacy.mechanism = dp_sgd: sgd"
             )
         assert training.epochs
         assert training.batch_size

@@ -230,14 +230,15 @@ def _distributed(plan: Plan, encoding: Encoding, cohort: Cohort, state: State, o
 def _about(plan: Plan, number: int, state: State, release: Release) -> About:
     """A round's row: what is spent by now, and figures of the phones' own that only a simulation can show."""
     found = release.found
-    told, signal = found.norms[np.isfinite(found.norms)], float(np.linalg.norm(found.total))
+    told, signal = found.norms, float(np.linalg.norm(found.total))
+    clips = not isinstance(plan.settings, Local | DpSgd)  # of whom nobody sees an update before its noise
     length = None if release.deviation is None else release.deviation * math.sqrt(plan.parameters)
     return {
         "epsilon": float(plan.epsilon_by_round[number - 1]),
         "clip": state.clip,
         "next_clip": release.state.clip,
-        "unclipped": float(np.mean(told <= state.clip)) if len(told) else None,
-        "median_norm": float(np.median(told)) if len(told) else None,
+        "unclipped": float(np.mean(told <= state.clip)) if len(told) and clips else None,
+        "median_norm": float(np.median(told)) if len(told) and clips else None,
         "noise_to_signal": length / signal if length is not None and signal else None,
         **release.about,
     }
