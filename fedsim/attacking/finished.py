@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from fedsim.coreml.contract import read_contract
 from fedsim.coreml.weights import read_weights
 from fedsim.data.dataset import Dataset, Examples, digest
 from fedsim.federation import Federation, set_up, with_plan
-from fedsim.privacy.plan import Plan, draw
+from fedsim.privacy.plan import Plan
 from fedsim.privacy_settings import DpSgd, Local
 from fedsim.simulation.engines import open_engine
 from fedsim.simulation.poisoned import poisoned
@@ -142,7 +141,7 @@ def first_round(run: FinishedRun, public: Examples) -> Views:
         engine = poisoned(opened, federation)
         own = own_training(plan, engine)
         streamed = federation.config.speed.aggregation == "streamed"
-        cohort = Cohort(draw=partial(draw, plan), train=own, clipped=engine.clipped if streamed else stacked(own))
+        cohort = Cohort(draw=lambda _: drawn, train=own, clipped=engine.clipped if streamed else stacked(own))
         each = own(replace(orders, clients=drawn[:MOST_REPLAYED]))
         found, noised = _released(plan, cohort, orders) if plan else (cohort.clipped(orders, _UNCLIPPED), None)
     view = ServerView(
