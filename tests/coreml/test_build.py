@@ -8,7 +8,7 @@ from fedsim.coreml import layers as L
 from fedsim.coreml.build import ALLOWED, Input, build_model
 from fedsim.coreml.contract import read_contract
 from fedsim.coreml.settings import Between, OneOf
-from fedsim.models.lenet import IMAGE
+from fedsim.models.digits import IMAGE
 from fedsim.models.lenet import layers as lenet_layers
 from fedsim.updates import LocalTraining
 from tests.coreml.coremltools_twin import built_by_coremltools

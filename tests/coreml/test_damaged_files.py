@@ -14,7 +14,7 @@ from fedsim.coreml.layers import Activation, BatchNorm, Convolution, Flatten, In
 from fedsim.coreml.lint import device_trainable, lint
 from fedsim.coreml.schema import parse_model, serialize
 from fedsim.coreml.weights import read_weights, scan, write_weights
-from fedsim.models.lenet import IMAGE
+from fedsim.models.digits import IMAGE
 from fedsim.updates import LocalTraining
 from tests.coreml.networks import with_weights
 

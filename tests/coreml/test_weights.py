@@ -14,7 +14,7 @@ from fedsim.coreml.build import ALLOWED, Input, build_model
 from fedsim.coreml.contract import read_contract
 from fedsim.coreml.schema import parse_model, serialize
 from fedsim.coreml.weights import Slot, named_weights, parameter_count, read_weights, scan, write_weights
-from fedsim.models.lenet import IMAGE
+from fedsim.models.digits import IMAGE
 from fedsim.models.lenet import layers as lenet_layers
 from fedsim.updates import LocalTraining
 from tests.coreml.coremltools_twin import built_by_coremltools
