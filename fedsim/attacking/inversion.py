@@ -79,7 +79,7 @@ def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
     search = _search(run.federation.contract)
     try:
         control, best = _attempt(run, _updates(run, alone), alone, search, "control")
-        attempts = {
+        attempts: dict[Collection, tuple[Floats, Figures]] = {
             name: _attempt(run, seen.view.updates, victims if name == "each" else together, search, name)
             for name, seen in views.items()
         }

@@ -40,7 +40,9 @@ def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
     views = first_round(run, _public(run))
     clients = views["each"].view.clients
     truth = _true_shares(run, clients)
-    inferred = {name: np.broadcast_to(_infer(run, seen.view), truth.shape) for name, seen in views.items()}
+    inferred: dict[Collection, Shares] = {
+        name: np.broadcast_to(_infer(run, seen.view), truth.shape) for name, seen in views.items()
+    }
     found = {name: _found(shares, truth) for name, shares in inferred.items()}
     guess = np.broadcast_to(truth.mean(axis=0), truth.shape)
     guessing = {"cohort": float(histogram_error(guess, truth).mean()), "uniform": _uniform_error(truth)}
