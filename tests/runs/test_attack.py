@@ -87,9 +87,9 @@ def test_what_a_private_round_releases_is_the_runs_own(tmp_path: Path, name: str
 
 def test_a_first_round_of_nobody_is_refused(tmp_path: Path) -> None:
     """Under Poisson sampling of an expected phone of 12 every third round is empty."""
-    privacy = {"noise_multiplier": 0.5}
     seed = next(seed for seed in range(99) if not len(poisson(seed, 1, 12, 1)))
-    config = small_config(tmp_path / "run", federation={"rounds": 1, "cohort": 1}, privacy=privacy)
+    tables: dict[str, Any] = {"model": {"name": "lenet5"}, "federation": {"rounds": 1, "cohort": 1}}
+    config = small_config(tmp_path / "run", privacy={"noise_multiplier": 2.0}, **tables)
     run(config.model_copy(update={"seed": seed}), dataset=small_dataset())
     with pytest.raises(ConfigError, match="nobody into round 1"):
         attack(tmp_path / "run", "inversion", dataset=small_dataset())
