@@ -155,19 +155,14 @@ def first_round(run: FinishedRun, public: Examples) -> Views:
         public=public,
         classes=federation.dataset.classes,
     )
-    sums: dict[Collection, NDArray[np.floating]] = {"sum": found.total} | (
-        {} if noised is None else {"noised sum": noised}
-    )
-    views: dict[Collection, ServerView] = {"each": view} | {
-        name: replace(
-            view,
-            clients=found.clients,
-            updates=total.astype(np.float32)[np.newaxis],
-            examples=found.examples.sum(keepdims=True),
-            sees="sum",
-        )
-        for name, total in sums.items()
-    }
+
+    def total(updates: NDArray[np.floating]) -> ServerView:
+        row, examples = updates.astype(np.float32)[np.newaxis], found.examples.sum(keepdims=True)
+        return replace(view, clients=found.clients, updates=row, examples=examples, sees="sum")
+
+    views: dict[Collection, ServerView] = {"each": view, "sum": total(found.total)}
+    if noised is not None:
+        views["noised sum"] = total(noised)
     mechanism = federation.config.privacy.mechanism
     return {
         name: Seen(view=view, who=who, held=held, clip=_clip(plan, name))

@@ -36,7 +36,7 @@ Figures = dict[str, Any]
 VICTIMS = 4
 MOST_IMAGES, MOST_STEPS = 8, 4
 """Of a phone whose whole training is inverted; one with more is beyond the attack."""
-SMOOTH = replace(IDLG, iterations=150)
+SMOOTH = replace(IDLG, iterations=100)
 ROUGH = replace(GEIPING, iterations=60)
 """For networks with ReLUs or max pooling. All searches of an attack together take about a minute of the seed app's."""
 ASSUMED = (
@@ -79,13 +79,14 @@ def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
     search = _search(run.federation.contract)
     try:
         control, best = _attempt(run, _updates(run, alone), alone, search, "control")
-        attempts = {
+        attempts: dict[Collection, tuple[Floats, Figures]] = {
             name: _attempt(run, seen.view.updates, victims if name == "each" else together, search, name)
             for name, seen in views.items()
         }
     except ValueError as error:
         raise ConfigError(f"{run.folder}: {error}") from None
-    originals, found = _originals(victims), {name: figures for name, (_, figures) in attempts.items()}
+    originals = _originals(victims)
+    found: dict[Collection, Figures] = {name: figures for name, (_, figures) in attempts.items()}
     nothing = likeness(blank(originals), originals)
     numbers = _numbers(found, best, nothing)
     about = taken + SUM.format(victims=len(victims)) + CONTROL + (RESISTS if search is ROUGH else "")

@@ -50,18 +50,19 @@ Scored = dict[str, tuple[Scores, Members]]
 
 SHADOWS = 16
 """Models that the attacker trains, together on about as many examples as the run: an attack costs what a run does."""
-LEAST_PROCESSED = 500_000
+LEAST_PROCESSED = 200_000
 """Examples that the attacker affords where a run was short: seconds."""
 IN_FEDERATION = "in the federation: loss"
 MOST_AUDITED = 10_000
+"""Of members; so many keep a shadow model small."""
 MOST_POPULATION = 1_000
 ASSUMED = (
     "The attacker holds the last model, the network, the initial weights and the training settings. It holds a pool of "
-    "examples, all that the chosen phones hold and the part of the test set asked about, without knowing which is "
+    "examples, {members} that chosen phones hold and the part of the test set asked about, without knowing which is "
     "which, and trains {shadows} models on random halves of it: centrally, from the run's initial weights, with the "
     "run's optimizer and batch size, for {epochs} epochs of {half} examples. This is the standard assumption of LiRA. "
-    "One shadow model sees at most as many examples as the run processed, and all together at most as many or half a "
-    "million: an attacker who affords more may find more. Members are examples of phones that were chosen in any "
+    "One shadow model sees at most as many examples as the run processed, and all together at most as many or "
+    "{least}: an attacker who affords more may find more. Members are examples of phones that were chosen in any "
     "round; non-members are test examples. {population} other test examples, in nobody's training set, are RMIA's "
     "population. The offline attacks use only shadow models that have not seen the example."
 )
@@ -135,7 +136,6 @@ def _example_scores(run: FinishedRun) -> tuple[Scored, Scored, dict[str, Any]]:
     federation, draw = run.federation, generator(run.federation.config.seed, "membership attack")
     contract, dataset, threads = federation.contract, federation.dataset, run.threads
     pool, truth, population = _pool(run, draw)
-    audited = _audited(truth, draw)
     halves = random_halves(SHADOWS, len(truth), draw)
     half = len(truth) // 2
     epochs = _epochs(examples_processed(run), half)
@@ -155,17 +155,23 @@ def _example_scores(run: FinishedRun) -> tuple[Scored, Scored, dict[str, Any]]:
         return confidence(found, examples.labels)
 
     models = np.concatenate([run.weights[np.newaxis], stack])
-    asked, drawn = say(models, select(pool, audited)), say(models, select(dataset.test, population))
-    seen = halves[:, audited]
-    scored = example_attacks(asked[0], asked[1:], seen, drawn[0], drawn[1:])
+    asked, drawn = say(models, pool), say(models, select(dataset.test, population))
+    scored = example_attacks(asked[0], asked[1:], halves, drawn[0], drawn[1:])
     about = {
-        "assumed": ASSUMED.format(shadows=SHADOWS, epochs=epochs, half=half, population=len(population)),
+        "assumed": ASSUMED.format(
+            members=truth.sum(),
+            shadows=SHADOWS,
+            epochs=epochs,
+            half=half,
+            least=LEAST_PROCESSED,
+            population=len(population),
+        ),
         "shadow_models": SHADOWS,
         "shadow_epochs": epochs,
         "pool": len(truth),
     }
-    control = _in_turn(asked[1:], seen, drawn[1:])
-    return {attack: (scores, truth[audited]) for attack, scores in scored.items()}, control, about
+    control = _in_turn(asked[1:], halves, drawn[1:])
+    return {attack: (scores, truth) for attack, scores in scored.items()}, control, about
 
 
 def _epochs(processed: int, half: int) -> int:
@@ -187,19 +193,13 @@ def _pool(run: FinishedRun, draw: np.random.Generator) -> tuple[Examples, Member
     """What the attacker trains on, who of it is a member, and the test rows that it keeps as a population."""
     dataset, train = run.federation.dataset, training_examples(run.federation)
     rows = np.unique(training_shards(run.federation, participants(run)).order)
+    rows = np.sort(draw.choice(rows, min(MOST_AUDITED, len(rows)), replace=False))
     shuffled = draw.permutation(len(dataset.test.labels))
     population = np.sort(shuffled[: min(MOST_POPULATION, -(-len(shuffled) // 10))])
     others = np.sort(shuffled[len(population) :])
     inputs: Any = np.concatenate([train.inputs[rows], dataset.test.inputs[others]])
     labels = np.concatenate([train.labels[rows], dataset.test.labels[others]])
     return Examples(inputs=inputs, labels=labels), np.arange(len(labels)) < len(rows), population
-
-
-def _audited(truth: Members, draw: np.random.Generator) -> NDArray[np.int64]:
-    """Rows of the pool that the attacker is asked about: all non-members, and at most `MOST_AUDITED` members."""
-    members = np.flatnonzero(truth)
-    asked = draw.choice(members, min(MOST_AUDITED, len(members)), replace=False)
-    return np.sort(np.concatenate([asked, np.flatnonzero(~truth)]))
 
 
 def _client_scores(run: FinishedRun, views: Views) -> Scored:

@@ -40,11 +40,13 @@ def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
     views = first_round(run, _public(run))
     clients = views["each"].view.clients
     truth = _true_shares(run, clients)
-    inferred = {name: np.broadcast_to(_infer(run, seen.view), truth.shape) for name, seen in views.items()}
-    found = {name: _found(shares, truth) for name, shares in inferred.items()}
+    inferred: dict[Collection, Shares] = {
+        name: np.broadcast_to(_infer(run, seen.view), truth.shape) for name, seen in views.items()
+    }
+    found: dict[Collection, dict[str, Any]] = {name: _found(shares, truth) for name, shares in inferred.items()}
     guess = np.broadcast_to(truth.mean(axis=0), truth.shape)
     guessing = {"cohort": float(histogram_error(guess, truth).mean()), "uniform": _uniform_error(truth)}
-    errors = {name: one["error"] for name, one in found.items()}
+    errors: dict[Collection, float] = {name: one["error"] for name, one in found.items()}
     told = ", ".join(f"from {NAMES[name]} with an error of {error:.2f}" for name, error in errors.items())
     result = {
         "sentence": f"The labels of a phone are told {told}; guessing has {guessing['cohort']:.2f}.",
