@@ -8,6 +8,7 @@ from fedsim.study.plan import Cell, Figure, worded
 from fedsim.study.table import Estimate, Row
 
 EPSILON = "privacy.epsilon"
+_WRITTEN = {"auc": "AUC", "psnr": "PSNR", "ssim": "SSIM", "tpr": "TPR", "l1": "L1 error"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +110,14 @@ def key_words(key: str) -> str:
     >>> [key_words(key) for key in ("privacy.epsilon", "strategy.name", "client_accuracy.worst_decile_mean")]
     ['epsilon', 'strategy', 'client accuracy, worst decile mean']
     >>> key_words("attacks.inversion.psnr_each")
-    'inversion, psnr each'
+    'inversion, PSNR each'
     """
     *above, last = key.split(".")
     if above[:1] == ["attacks"]:
         above = above[1:]
     elif above[:1] not in (["client_accuracy"], ["baselines"]):
-        return (above[-1] if above and last == "name" else last).replace("_", " ")
-    return ", ".join([*above, last]).replace("_", " ")
+        above, last = [], above[-1] if above and last == "name" else last
+    return " ".join(_WRITTEN.get(word, word) for word in ", ".join([*above, last]).replace("_", " ").split(" "))
 
 
 def _points(figure: Figure, rows: Sequence[Row], columns: Sequence[str]) -> tuple[Point, ...]:

@@ -39,7 +39,7 @@ def _curves(panel: Panel, name: str) -> Picture:
     if traded(panel.figure):
         caption += " Filled marks are the Pareto front: no other cell here has both less epsilon and a higher mean."
     if any(math.isinf(point.x) for series in panel.series for point in series.points):
-        caption += " At the right, the same training without noise, whose epsilon is infinite."
+        caption += " At the right is training without noise, whose epsilon is infinite."
     return Picture(
         title=panel.title,
         svg=svg(

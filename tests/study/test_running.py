@@ -163,8 +163,7 @@ def test_attacks_are_measured_once_on_every_finished_run(tmp_path: Path, source:
     text = path.read_text().replace("[0.05, 0.1]", "[0.05]")
     path.write_text(text)
     assert run_study(read_study(path), folder, workers=1) == {}
-    numbers = '"attacks.properties.views.each update.error"'
-    path.write_text(f'measure = ["properties"]\nnumbers = [{numbers}]\n{text}')
+    path.write_text(f'measure = ["membership"]\nnumbers = ["attacks.membership.auc"]\n{text}')
     study = read_study(path)
     (job,) = jobs(study, folder)
     before = (job.folder / "rounds.jsonl").stat().st_mtime_ns
@@ -172,9 +171,9 @@ def test_attacks_are_measured_once_on_every_finished_run(tmp_path: Path, source:
     assert run_study(study, folder, workers=1) == {}
     assert job.done()
     assert (job.folder / "rounds.jsonl").stat().st_mtime_ns == before
-    found = json.loads((job.folder / "attacks" / "properties.json").read_text())
+    found = json.loads((job.folder / "attacks" / "membership.json").read_text())
     (row,) = read_rows(study, folder)
-    assert row.estimates[numbers.strip('"')].mean == found["views"]["each update"]["error"] > 0
+    assert 0 < row.estimates["attacks.membership.auc"].mean == found["auc"] < 1
 
 
 @pytest.mark.slow
