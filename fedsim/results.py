@@ -41,7 +41,7 @@ CHECKPOINT = "checkpoint.safetensors"
 MODEL_TENSORS = "model.safetensors"
 MODEL_FILE = "model.mlmodel"
 
-PACKAGES = ("flwr", "torch", "numpy", "protobuf", "safetensors")
+PACKAGES = ("flwr", "torch", "numpy", "protobuf", "safetensors", "dp-accounting")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
 
 Floats = NDArray[np.float64]
 
@@ -144,6 +143,8 @@ def one_run_p_value(epsilon: float, *, canaries: int, guesses: int, correct: int
     With W ~ Binomial(guesses, e^epsilon / (1 + e^epsilon)) it is P[W >= v] plus 2 m delta times the maximum over
     i in 1..m of P[v - i <= W < v] / i (Steinke, Nasr & Jagielski 2023, theorem 5.2).
     """
+    from scipy import special
+
     fewer = np.arange(correct + 1)
     at_least = special.bdtrc(correct - 1 - fewer, guesses, special.expit(epsilon))  # P[W >= correct - fewer]
     excess = np.max((at_least[1:] - at_least[0]) / fewer[1:], initial=0.0)
@@ -213,11 +214,15 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def _gaussian_delta(epsilon: float, mu: float) -> float:
+    from scipy import special
+
     spent = special.ndtr(mu / 2 - epsilon / mu)
     return float(spent - np.exp(epsilon + special.log_ndtr(-mu / 2 - epsilon / mu)))
 
 
 def _gaussian(mu: float) -> InverseBlowUp:
+    from scipy import special
+
     return lambda power: float(special.ndtr(special.ndtri(power) - mu))
 
 
@@ -250,12 +255,16 @@ def _implied_epsilon(sensitivity: Floats, specificity: Floats, delta: float) -> 
 
 def _lowest_rate(successes: NDArray[np.int64], trials: NDArray[np.int64], level: float) -> Floats:
     """Clopper & Pearson's lower limits for rates, each wrong with probability ``level`` at most."""
+    from scipy import special
+
     limits = special.betaincinv(np.maximum(successes, 1), trials - successes + 1, level)
     return np.where(successes > 0, limits, 0.0)
 
 
 def _auc(scores: Floats, included: NDArray[np.bool_]) -> float:
     """The area under the ROC curve, ties counted half (Mann & Whitney's U over its maximum)."""
+    from scipy import stats
+
     inside = int(included.sum())
     ranks = stats.rankdata(scores)[included].sum() - inside * (inside + 1) / 2
     return float(ranks / (inside * (len(scores) - inside)))

@@ -9,7 +9,7 @@ from fedsim.report.folder import Record, RunFolder, column
 from fedsim.report.numbers import Cell, count, data_size, decimal, duration, percent
 from fedsim.report.privacy import privacy_notices, promise_sentence, spent
 
-_PROPER_NAMES = {"lenet": "LeNet", "mnist": "MNIST"}
+_PROPER_NAMES = {"lenet": "LeNet", "lenet5": "LeNet-5", "tanh_cnn": "tanh CNN", "mnist": "MNIST"}
 _STOPPED = {"interrupted": "it was interrupted", "failed": "it failed"}
 
 

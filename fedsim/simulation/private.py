@@ -256,12 +256,13 @@ def _in_blocks(orders: Orders) -> Iterable[Orders]:
 
 
 def _joined(blocks: list[ClippedSum]) -> ClippedSum:
+    told = [block.metrics for block in blocks if len(block.clients)]  # nobody says what they would have told
     return ClippedSum(
         clients=np.concatenate([block.clients for block in blocks]),
         total=np.sum([block.total for block in blocks], axis=0),
         norms=np.concatenate([block.norms for block in blocks]),
         examples=np.concatenate([block.examples for block in blocks]),
-        metrics={name: np.concatenate([block.metrics[name] for block in blocks]) for name in blocks[0].metrics},
+        metrics={name: np.concatenate([metrics[name] for metrics in told]) for name in (told[0] if told else ())},
         failures=tuple(failed for block in blocks for failed in block.failures),
     )
 

@@ -27,7 +27,7 @@ def study_verb(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the base; repeatable.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Where runs, table and page go; studies/<name> if not given.")
+        Path | None, typer.Option(help="Where runs, table and page go; studies/NAME if not given.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="How many runs at once; one a core if not given.")] = None,
 ) -> None:

@@ -28,7 +28,8 @@ WAYS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "the exact curve of Gaussian noise (dp-acc",
     ),
     "local": (
-        {"mechanism": "local"}, "replace one client's updates by zeros", "as if that client had sent zeros",
+        {"mechanism": "local"}, "replace one client's updates by any others",
+        "as if that client had sent any other updates",
         "the exact curve of Gaussian noise (dp-acc",
     ),
     "distributed, poisson": (

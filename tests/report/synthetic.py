@@ -216,7 +216,7 @@ def _config(clients: int, cohort: int, rounds: int, alpha: float, seed: int) -> 
         },
         "baselines": {"central": True, "local_only": 5},
         "speed": {"workers": 2, "engine": "torch", "aggregation": "streamed", "cluster": ""},
-        "output": {"folder": None, "checkpoint_every": 1},
+        "output": {"folder": None, "evaluate_every": 1, "checkpoint_every": 1},
         "report": {
             "title": None,
             "published": [

@@ -181,7 +181,8 @@ def test_a_phone_that_diverges_counts_as_zero(tmp_path: Path, mechanism: str) ->
     )
     record = run(config, dataset=with_a_bad_phone(small_dataset(), config))
     assert np.isfinite(record.weights).all()
-    assert [row["failures"] for row in record.rounds[1:]] == [1, 1, 1]
+    told = 0 if mechanism == "local" else 1  # what a phone sends by itself hides that it diverged
+    assert [row["failures"] for row in record.rounds[1:]] == [told] * 3
     assert all(row["privacy"].get("opened", True) for row in record.rounds[1:])
 
 
