@@ -1,5 +1,6 @@
 """The robust means that Flower lacks, as Flower strategies."""
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,9 +40,9 @@ class RobustMean(FedAvg):
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
         return model_record((self._weights + update).astype(np.float32)), metrics
 
+    @abstractmethod
     def combine(self, updates: Stack) -> Vector:
         """What the updates ``[C, P]`` come to, ``float64[P]``."""
-        raise NotImplementedError
 
 
 class NormClip(RobustMean):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.privacy.sampling import participations
 from fedsim.privacy.skellam import ORDERS, IntegerVectors, poisson_sampled, skellam
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def turns(releases: Releases, rounds: int) -> int:
     """In how many of the first ``rounds`` a unit may take part."""
     if releases.sampling != "cyclic":
         return rounds
-    return -(-rounds * int(releases.cohort) // releases.population)
+    return participations(releases.population, int(releases.cohort), rounds)
 
 
 def grids(releases: Releases, delta: float, finest: int) -> list[float]:

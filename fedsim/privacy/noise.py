@@ -20,16 +20,3 @@ def gaussian(seed: int, purpose: str, *key: int, size: int, deviation: float) ->
     noise = generator(seed, purpose, *key).standard_normal(size)
     noise *= deviation
     return noise
-
-
-def gaussian_sum(
-    seed: int, purpose: str, round: int, clients: NDArray[np.int64], *, size: int, deviation: float
-) -> Noise:
-    """The sum of all these phones' own noise, ``gaussian(seed, purpose, round, client, ...)``.
-
-    Added in ascending order of clients, so that it is the same bits in whichever order they are given.
-    """
-    total = np.zeros(size)
-    for client in np.sort(clients):
-        total += gaussian(seed, purpose, round, int(client), size=size, deviation=deviation)
-    return total

@@ -198,7 +198,7 @@ def _counted(settings: Mechanism, size: Federation, told: Releases) -> NDArray[n
     rounds = np.arange(1, size.rounds + 1)
     if not isinstance(settings, DpSgd):
         return rounds
-    turns = -(-rounds * size.cohort // size.clients)
+    turns = np.array([sampling.participations(size.clients, size.cohort, number) for number in rounds.tolist()])
     return turns * (told.rounds // int(turns[-1]))
 
 

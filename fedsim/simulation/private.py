@@ -7,6 +7,7 @@ post-processing. How long an update may be, who takes part and how much noise th
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,13 +71,12 @@ class Release:
 
 def first_state(plan: Plan, rows: Iterable[About]) -> State:
     """The state after the rounds that ``rows`` tell of."""
-    state = State(clip=plan.settings.clip, past=factorisation.initial_state(len(plan.bands), plan.parameters))
-    for row in rows:
-        if "privacy" in row:
-            state = replace(state, clip=row["privacy"]["next_clip"])
-            if len(plan.bands) > 1:
-                state = _noise_after(plan, row["round"], state)[1]
-    return state
+    played = [row["privacy"] for row in rows if "privacy" in row]
+    rounds = len(played) if len(plan.bands) > 1 else 0  # independent noise leaves nothing behind
+    return State(
+        clip=played[-1]["next_clip"] if played else plan.settings.clip,
+        past=factorisation.state_after(rounds, plan.bands, plan.parameters, partial(_fresh_noise, plan)),
+    )
 
 
 def private_phone(
@@ -171,17 +171,15 @@ def _central(plan: Plan, settings: Central, cohort: Cohort, state: State, orders
 
 def _matrix(plan: Plan, cohort: Cohort, state: State, orders: Orders) -> Release:
     found = cohort.clipped(orders, state.clip)
-    noise, after = _noise_after(plan, orders.round, state)
-    deviation = plan.noise_multiplier * state.clip
+    noise, past = factorisation.step(plan.bands, state.past, _fresh_noise(plan, orders.round))
+    deviation, after = plan.noise_multiplier * state.clip, replace(state, past=past)
     return Release(total=found.total + noise, found=found, deviation=deviation, state=after, about={})
 
 
-def _noise_after(plan: Plan, number: int, state: State) -> tuple[Vector, State]:
-    """Round ``number``'s noise of a factorisation, and the state behind it."""
+def _fresh_noise(plan: Plan, number: int) -> Vector:
+    """What a factorisation makes round ``number``'s noise of, and that of the rounds behind it."""
     deviation = plan.noise_multiplier * plan.settings.clip
-    fresh = gaussian(plan.seed, "noise", number, size=plan.parameters, deviation=deviation)
-    noise, past = factorisation.step(plan.bands, state.past, fresh)
-    return noise, replace(state, past=past)
+    return gaussian(plan.seed, "noise", number, size=plan.parameters, deviation=deviation)
 
 
 def _randomised_by_phones(plan: Plan, cohort: Cohort, state: State, orders: Orders) -> Release:
