@@ -31,7 +31,7 @@ from fedsim.simulation.audited import with_canaries
 from fedsim.simulation.engines import Engine, open_engine
 from fedsim.simulation.grid import FederationGrid
 from fedsim.simulation.poisoned import poisoned
-from fedsim.simulation.private import Cohort, first_state, private_phone, stacked
+from fedsim.simulation.private import Cohort, cohort_of, first_state, private_phone
 from fedsim.strategies import build_strategy
 from fedsim.updates import ClippedSum, Orders, Updates
 
@@ -99,12 +99,7 @@ def audited_cohort(audited: Audited, engine: Engine) -> tuple[Cohort, Ear]:
     """The cohort of a run with the canaries in it, and an ear at its phones (`with_canaries`)."""
     federation, plan, canaries = audited.federation, audited.plan, audited.canaries
     engine = poisoned(engine, federation)
-    streamed = federation.config.speed.aggregation == "streamed"
-    phones = Cohort(
-        draw=partial(draw, plan),
-        train=engine.train,
-        clipped=engine.clipped if streamed else stacked(engine.train),
-    )
+    phones = cohort_of(federation, engine, partial(draw, plan), engine.train)
 
     def attend(number: int) -> NDArray[np.int64]:
         return attending(canaries, number, audited.attendance[:, number - 1])

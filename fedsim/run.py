@@ -38,7 +38,7 @@ from fedsim.report import write_report
 from fedsim.simulation.engines import Engine, open_engine
 from fedsim.simulation.grid import FederationGrid, Phones, ask_clients
 from fedsim.simulation.poisoned import poisoned, progress
-from fedsim.simulation.private import Cohort, first_state, own_training, private_phone, stacked
+from fedsim.simulation.private import cohort_of, first_state, own_training, private_phone
 from fedsim.simulation.streamed import cohort_phone
 from fedsim.strategies import ResumableStrategy, build_strategy, restore
 from fedsim.updates import Mean, Orders, Updates, Weights
@@ -274,7 +274,7 @@ def _grid(
     if not plan:
         return everybody
     asked = partial(_ask, everybody) if inner else own
-    cohort = Cohort(draw=partial(draw, plan), train=asked, clipped=engine.clipped if streamed else stacked(asked))
+    cohort = cohort_of(federation, engine, partial(draw, plan), asked)
     return FederationGrid(private_phone(plan, cohort, first_state(plan, rows), recorder.note_cohort))
 
 

@@ -22,7 +22,7 @@ from fedsim.privacy.plan import Plan
 from fedsim.privacy_settings import DpSgd, Local
 from fedsim.simulation.engines import open_engine
 from fedsim.simulation.poisoned import poisoned
-from fedsim.simulation.private import Cohort, first_state, own_training, private_phone, stacked
+from fedsim.simulation.private import Cohort, cohort_of, first_state, own_training, private_phone
 from fedsim.training.native import engine as native
 from fedsim.updates import ClippedSum, Orders, Weights
 
@@ -140,8 +140,7 @@ def first_round(run: FinishedRun, public: Examples) -> Views:
     with open_engine(federation) as opened:
         engine = poisoned(opened, federation)
         own = own_training(plan, engine)
-        streamed = federation.config.speed.aggregation == "streamed"
-        cohort = Cohort(draw=lambda _: drawn, train=own, clipped=engine.clipped if streamed else stacked(own))
+        cohort = cohort_of(federation, engine, lambda _: drawn, own)
         each = own(replace(orders, clients=drawn[:MOST_REPLAYED]))
         found, noised = _released(plan, cohort, orders) if plan else (cohort.clipped(orders, _UNCLIPPED), None)
     view = ServerView(

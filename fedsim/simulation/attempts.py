@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from fedsim.updates import ClippedSum, Failure, Orders, Updates, failure
 
 Outcome = TypeVar("Outcome")
+
+BLOCK = 32
+"""Phones whose models are in memory at once where only their sum is wanted."""
 
 
 def attempt_each(
@@ -29,6 +33,26 @@ def attempt_each(
 
     futures = {row: pool.submit(attempt, row) for row in sorted(range(len(sizes)), key=lambda row: -sizes[row])}
     return [futures[row].result() for row in range(len(sizes))]
+
+
+def train_blocks(train: Callable[[Orders], Updates], orders: Orders, add: Callable[[Updates], None]) -> Updates:
+    """What ``train`` makes of a cohort, but for its stack, of which ``add`` gets one block after another.
+
+    It gets one for nobody where there is nobody.
+    """
+    blocks: list[Updates] = []
+    for first in range(0, max(1, len(orders.clients)), BLOCK):
+        block = train(replace(orders, clients=orders.clients[first : first + BLOCK]))
+        add(block)
+        blocks.append(replace(block, weights=block.weights[:0]))
+    told = [block.metrics for block in blocks if len(block.clients)] or [blocks[0].metrics]  # real phones: none of none
+    return Updates(
+        clients=np.concatenate([block.clients for block in blocks]),
+        weights=blocks[0].weights,
+        examples=np.concatenate([block.examples for block in blocks]),
+        metrics={name: np.concatenate([metrics[name] for metrics in told]) for name in told[0]},
+        failures=tuple(failed for block in blocks for failed in block.failures),
+    )
 
 
 def clipped_sum(cohort: Updates, total: NDArray[np.float64], norms: NDArray[np.float64], orders: Orders) -> ClippedSum:

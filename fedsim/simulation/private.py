@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.federation import Federation
 from fedsim.privacy import clipping, distributed, factorisation
 from fedsim.privacy.distributed import Encoding
 from fedsim.privacy.noise import gaussian
 from fedsim.privacy.plan import Plan
 from fedsim.privacy_settings import Central, Distributed, DpSgd, Local, MatrixFactorisation
 from fedsim.seeds import generator
-from fedsim.simulation.attempts import clipped_sum
+from fedsim.simulation.attempts import clipped_sum, train_blocks
 from fedsim.simulation.engines import Engine
 from fedsim.simulation.grid import Phones
 from fedsim.updates import ClippedSum, Orders, Updates
@@ -29,9 +30,6 @@ Train = Callable[[Orders], Updates]
 Clipped = Callable[[Orders, float], ClippedSum]
 Vector = NDArray[np.float64]
 About = dict[str, Any]
-
-BLOCK = 32
-"""Phones whose updates are in memory at once where each is encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +126,12 @@ def randomised(plan: Plan, train: Train) -> Train:
     return train_and_add
 
 
+def cohort_of(federation: Federation, engine: Engine, draw: Draw, train: Train) -> Cohort:
+    """Who is drawn, and what they send; the engine forms their clipped sum, unless all updates are to be stacked."""
+    streamed = federation.config.speed.aggregation == "streamed"
+    return Cohort(draw=draw, train=train, clipped=engine.clipped if streamed else stacked(train))
+
+
 def stacked(train: Train) -> Clipped:
     """The clipped sum of a stack: the slow twin of an engine's own, and what real phones need."""
 
@@ -184,12 +188,15 @@ def _fresh_noise(plan: Plan, number: int) -> Vector:
 
 def _randomised_by_phones(plan: Plan, cohort: Cohort, state: State, orders: Orders) -> Release:
     """The sum of what phones send that need trust nobody: each has added its own noise."""
-    blocks: list[ClippedSum] = []
-    for some in _in_blocks(orders):
-        updates = cohort.train(some)
-        rows = updates.weights.astype(np.float64) - orders.weights
-        blocks.append(clipped_sum(updates, rows.sum(axis=0), np.linalg.norm(rows, axis=1), orders))
-    found = _joined(blocks)
+    total = np.zeros(plan.parameters)
+    norms: list[float] = []
+
+    def add(block: Updates) -> None:
+        rows = block.weights.astype(np.float64) - orders.weights
+        total[:] += rows.sum(axis=0)
+        norms.extend(np.linalg.norm(rows, axis=1))
+
+    found = clipped_sum(train_blocks(cohort.train, orders, add), total, np.array(norms, np.float64), orders)
     deviation = None
     if isinstance(plan.settings, Local):
         deviation = plan.noise_multiplier * state.clip * math.sqrt(len(found.clients))
@@ -204,21 +211,23 @@ def _distributed(plan: Plan, encoding: Encoding, cohort: Cohort, state: State, o
     whose training diverged sends zeros, and its share: that it has is as secret as anything.
     """
     signs = distributed.signs(encoding, generator(plan.seed, "rotation", orders.round))
-    total = distributed.noise(encoding, generator(plan.seed, "noise", orders.round))
-    blocks: list[ClippedSum] = []
-    silent = 0
-    for some in _in_blocks(orders):
-        updates = cohort.train(some)
-        silent += len(updates.failures)
-        rows, norms = clipping.clip(updates.weights.astype(np.float64) - orders.weights, state.clip)
-        draws = [generator(plan.seed, "rounding", orders.round, client) for client in updates.clients.tolist()]
-        total = distributed.modular(encoding, total + distributed.encode(encoding, rows, signs, draws).sum(axis=0))
-        blocks.append(clipped_sum(updates, rows.sum(axis=0), norms, orders))
-    found = _joined(blocks)
-    opened = not silent and len(orders.clients) <= encoding.cohort
+    encoded = distributed.noise(encoding, generator(plan.seed, "noise", orders.round))
+    total = np.zeros(plan.parameters)
+    norms: list[float] = []
+
+    def add(block: Updates) -> None:
+        rows, lengths = clipping.clip(block.weights.astype(np.float64) - orders.weights, state.clip)
+        draws = [generator(plan.seed, "rounding", orders.round, client) for client in block.clients.tolist()]
+        sent = distributed.encode(encoding, rows, signs, draws)
+        encoded[:] = distributed.modular(encoding, encoded + sent.sum(axis=0))
+        total[:] += rows.sum(axis=0)
+        norms.extend(lengths)
+
+    answers = train_blocks(cohort.train, orders, add)
+    opened = not answers.failures and len(orders.clients) <= encoding.cohort
     return Release(
-        total=distributed.decode(encoding, total, signs) if opened else np.zeros(plan.parameters),
-        found=found,
+        total=distributed.decode(encoding, encoded, signs) if opened else np.zeros(plan.parameters),
+        found=clipped_sum(answers, total, np.array(norms, np.float64), orders),
         deviation=encoding.deviation,
         state=state,
         about={"opened": opened},
@@ -245,24 +254,6 @@ def _about(plan: Plan, number: int, state: State, release: Release) -> About:
 def _divisor(plan: Plan, found: ClippedSum) -> int:
     """Whom a sum is divided among: those expected, as who came is not to be told; by DP-SGD those who came."""
     return max(1, len(found.clients)) if isinstance(plan.settings, DpSgd) else plan.cohort
-
-
-def _in_blocks(orders: Orders) -> Iterable[Orders]:
-    """The orders for a few phones at a time; once for nobody, where there is nobody."""
-    for first in range(0, max(1, len(orders.clients)), BLOCK):
-        yield replace(orders, clients=orders.clients[first : first + BLOCK])
-
-
-def _joined(blocks: list[ClippedSum]) -> ClippedSum:
-    told = [block.metrics for block in blocks if len(block.clients)]  # nobody says what they would have told
-    return ClippedSum(
-        clients=np.concatenate([block.clients for block in blocks]),
-        total=np.sum([block.total for block in blocks], axis=0),
-        norms=np.concatenate([block.norms for block in blocks]),
-        examples=np.concatenate([block.examples for block in blocks]),
-        metrics={name: np.concatenate([metrics[name] for metrics in told]) for name in (told[0] if told else ())},
-        failures=tuple(failed for block in blocks for failed in block.failures),
-    )
 
 
 def _nobody(orders: Orders) -> Updates:

@@ -1,10 +1,9 @@
 """Spreads the phones' work over threads, one phone a thread, with results that do not depend on how many there are."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,15 +13,13 @@ from numpy.typing import NDArray
 from fedsim.coreml.contract import Contract
 from fedsim.data.dataset import Examples, select
 from fedsim.data.partition import Held, indices
-from fedsim.simulation.attempts import attempt_each, clipped_sum
+from fedsim.simulation.attempts import attempt_each, clipped_sum, train_blocks
 from fedsim.training import reference
 from fedsim.training.batches import shuffle_keys
 from fedsim.updates import NO_TEST_EXAMPLES, ClippedSum, Failure, Mean, Orders, Updates, Weights
 
 EVALUATION_BLOCK = 1000
 """Examples a task when evaluating: fixed, so that the split does not follow the number of workers."""
-MEAN_BLOCK = 32
-"""Phones whose models are in memory at once where only their mean is wanted."""
 
 
 @contextmanager
@@ -83,7 +80,7 @@ def mean_cohort(pool: Executor, contract: Contract, examples: Examples, held: He
         for model, count in zip(block.weights, block.examples.tolist(), strict=True):
             total[:] += count * model.astype(np.float64)
 
-    cohort = _train_blocks(partial(train_cohort, pool, contract, examples, held, seed), orders, add)
+    cohort = train_blocks(partial(train_cohort, pool, contract, examples, held, seed), orders, add)
     examined = int(cohort.examples.sum())
     return Mean(
         clients=cohort.clients,
@@ -112,24 +109,8 @@ def clipped_cohort(
             if math.isfinite(norm):
                 total[:] += update if norm <= clip else update * (clip / norm)
 
-    cohort = _train_blocks(partial(train_cohort, pool, contract, examples, held, seed), orders, add)
+    cohort = train_blocks(partial(train_cohort, pool, contract, examples, held, seed), orders, add)
     return clipped_sum(cohort, total, np.array(norms, np.float64), orders)
-
-
-def _train_blocks(train: Callable[[Orders], Updates], orders: Orders, add: Callable[[Updates], None]) -> Updates:
-    """What ``train`` makes of a cohort, but for its stack, of which ``add`` gets one block after another."""
-    blocks: list[Updates] = []
-    for first in range(0, max(1, len(orders.clients)), MEAN_BLOCK):
-        block = train(replace(orders, clients=orders.clients[first : first + MEAN_BLOCK]))
-        add(block)
-        blocks.append(replace(block, weights=block.weights[:0]))
-    return Updates(
-        clients=np.concatenate([block.clients for block in blocks]),
-        weights=blocks[0].weights,
-        examples=np.concatenate([block.examples for block in blocks]),
-        metrics={name: np.concatenate([block.metrics[name] for block in blocks]) for name in blocks[0].metrics},
-        failures=tuple(failed for block in blocks for failed in block.failures),
-    )
 
 
 def evaluate_cohort(pool: Executor, contract: Contract, examples: Examples, held: Held, orders: Orders) -> Updates:
