@@ -9,6 +9,7 @@ from fedsim.settings import Data, Federation, Speed, Training
 from fedsim.strategy_settings import LINEAR, Bulyan, Krum, MultiKrum, Strategy
 
 FEWEST_FOR_ADAPTIVE_CLIP = 40
+LEAST_NOISE = 1e-6
 
 
 def impossible(
@@ -31,7 +32,7 @@ def impossible(
     yield from _too_few_for(strategy, federation.cohort)
     yield from _no_such_attack(poisoning, speed, privacy)
     if not isinstance(privacy, NoPrivacy):
-        yield from _void(privacy, federation, strategy)
+        yield from _void(privacy, federation, data, strategy)
     if isinstance(privacy, DpSgd) and training.optimizer not in (None, "sgd"):
         yield f"training.optimizer = {training.optimizer}: DP-SGD is SGD; allowed with privacy.mechanism = dp_sgd: sgd"
 
@@ -95,7 +96,7 @@ def _no_such_attack(poisoning: Poisoning, speed: Speed, privacy: Privacy) -> Ite
         yield f"{given}: changes what phones send, which by privacy.mechanism = dp_sgd is what they trained to"
 
 
-def _void(privacy: Privacy, federation: Federation, strategy: Strategy) -> Iterable[str]:
+def _void(privacy: Privacy, federation: Federation, data: Data, strategy: Strategy) -> Iterable[str]:
     """What would make the epsilon that a run states untrue."""
     given = f"privacy.mechanism = {privacy.mechanism}"
     if isinstance(privacy, NoPrivacy):
@@ -104,6 +105,8 @@ def _void(privacy: Privacy, federation: Federation, strategy: Strategy) -> Itera
         yield f"{given}: needs privacy.epsilon, the budget, or privacy.noise_multiplier"
     if privacy.epsilon is not None and privacy.noise_multiplier == 0:
         yield "privacy.noise_multiplier = 0: spends an infinite epsilon; leave privacy.epsilon out"
+    if privacy.noise_multiplier and privacy.noise_multiplier < LEAST_NOISE:
+        yield f"privacy.noise_multiplier = {privacy.noise_multiplier}: must be 0 or at least {LEAST_NOISE:g}"
     if strategy.name not in LINEAR:
         yield (
             f"{given}: its noise covers a mean with equal weights, and {strategy.name} chooses or weighs phones by "
@@ -119,9 +122,15 @@ def _void(privacy: Privacy, federation: Federation, strategy: Strategy) -> Itera
             f"privacy.clip_quantile = {privacy.clip_quantile}: fewer than {FEWEST_FOR_ADAPTIVE_CLIP} phones a round "
             f"cannot hide the count it takes; federation.cohort is {federation.cohort}"
         )
-    separation = federation.clients // max(1, federation.cohort)
-    if isinstance(privacy, MatrixFactorisation) and privacy.bands and privacy.bands > separation:
+    most = min(federation.clients // max(1, federation.cohort), federation.rounds)
+    if isinstance(privacy, MatrixFactorisation) and privacy.bands and privacy.bands > most:
         yield (
-            f"privacy.bands = {privacy.bands}: must be at most {separation}, the rounds between two turns of a phone "
-            f"(federation.clients = {federation.clients}, federation.cohort = {federation.cohort})"
+            f"privacy.bands = {privacy.bands}: must be at most {most}, the rounds between two turns of a phone, or all "
+            f"(federation.clients = {federation.clients}, federation.cohort = {federation.cohort}, federation.rounds = "
+            f"{federation.rounds})"
+        )
+    if isinstance(privacy, DpSgd) and data.partition == "sampled":
+        yield (
+            f"data.partition = sampled: may deal a phone an example twice, which {given} protects once; allowed are "
+            "the other partitions"
         )

@@ -19,13 +19,13 @@ class Budget(Table):
     ``epsilon`` and ``delta`` are the budget for the whole run, for which noise is calibrated; ``noise_multiplier`` is
     the standard deviation of the noise in multiples of ``clip``, for those who know it. With both, the run stops before
     its budget is exceeded; a multiplier of 0 clips and promises nothing. ``clip`` is the most that one unit's update
-    may measure, in Euclidean norm.
+    may measure, in Euclidean norm. What is out of these bounds no accountant can count.
     """
 
-    epsilon: float | None = Field(default=None, gt=0)
-    delta: float = Field(default=1e-5, gt=0, lt=1)
-    noise_multiplier: float | None = Field(default=None, ge=0)
-    clip: float = Field(default=0.2, gt=0)
+    epsilon: float | None = Field(default=None, ge=1e-3, le=1e6)
+    delta: float = Field(default=1e-5, ge=1e-12, lt=1)
+    noise_multiplier: float | None = Field(default=None, ge=0, le=1e6)
+    clip: float = Field(default=0.2, ge=1e-9, le=1e9)
 
 
 class Central(Budget):
@@ -38,7 +38,7 @@ class Central(Budget):
     mechanism: Literal["central"] = "central"
     sampling: Literal["poisson", "fixed", "cyclic"] = "poisson"
     clip_quantile: float | None = Field(default=None, gt=0, lt=1)
-    clip_learning_rate: float = Field(default=0.2, gt=0)
+    clip_learning_rate: float = Field(default=0.2, gt=0, le=10)
 
 
 class Local(Budget):
@@ -61,6 +61,8 @@ class Distributed(Budget):
 
 class MatrixFactorisation(Budget):
     """The server's noise of one round takes back part of the rounds' before (Choquette-Choo et al. 2023).
+
+    The whole run is one release, so that with both epsilon and multiplier all rounds are allowed or none.
 
     ``bands`` is over how many rounds it does so, at most the rounds between two turns of one phone; all of these, or
     64, where it is not given.

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from fedsim.data.dataset import Dataset, digest
 from fedsim.federation import Federation, set_up, with_plan
 from fedsim.outcome import finish, write_baselines, write_clients, write_partition
 from fedsim.poisoning_settings import NoPoisoning
-from fedsim.privacy.plan import draw
+from fedsim.privacy.plan import draw, noise_id
 from fedsim.privacy.words import statement
 from fedsim.privacy_settings import Central, Distributed
 from fedsim.recording import RoundRecorder, Row
@@ -111,8 +111,15 @@ def resume(
     begun, now = results.read_json(folder / results.INPUTS), _inputs(federation)
     if begun and (changed := [name for name in now if now[name] != begun.get(name)]):
         raise ConfigError(f"{folder}: the {' and the '.join(changed)} are not those this run began with")
+    if said := results.read_json(folder / results.PRIVACY):
+        federation = _as_asked(federation, said["rounds_asked"])
     with open_engine(federation) as engine:
         return _run(federation, folder, poisoned(engine, federation), None, listen, began)
+
+
+def _as_asked(federation: Federation, rounds: int) -> Federation:
+    """The federation of a run for which more ``rounds`` were asked than its config, cut to the budget, tells."""
+    return replace(federation, plan=federation.plan and replace(federation.plan, asked=rounds))
 
 
 def _for_real_phones(config: RunConfig) -> RunConfig:
@@ -140,11 +147,12 @@ def _for_real_phones(config: RunConfig) -> RunConfig:
 
 def _inputs(federation: Federation) -> dict[str, str]:
     """Digests of what a run begins with and its config only names, so that it resumes with the same."""
-    return {
+    inputs = {
         "data": digest(federation.dataset),
         "model settings": architecture_id(federation.contract),
         "initial weights": weights_id(federation.initial),
     }
+    return inputs | ({"noise": noise_id(federation.plan)} if federation.plan else {})
 
 
 def quieten_flower() -> None:
@@ -269,11 +277,14 @@ def _grid(
 
     if streamed and not plan:
         return FederationGrid(cohort_phone(size.clients, size.cohort, config.seed, mean))
-    phones = Phones(clients=size.clients, train=train, evaluate=engine.evaluate)
-    everybody = FederationGrid(phones, inner=inner, remote=ask_clients(inner, NODES_ANSWER_SECONDS) if inner else {})
-    if not plan:
-        return everybody
-    asked = partial(_ask, everybody) if inner else own
+    asked = own
+    if inner or not plan:
+        phones = Phones(clients=size.clients, train=train, evaluate=engine.evaluate)
+        remote = ask_clients(inner, NODES_ANSWER_SECONDS) if inner else {}
+        everybody = FederationGrid(phones, inner=inner, remote=remote)
+        if not plan:
+            return everybody
+        asked = partial(_ask, everybody)
     cohort = cohort_of(federation, engine, partial(draw, plan), asked)
     return FederationGrid(private_phone(plan, cohort, first_state(plan, rows), recorder.note_cohort))
 

@@ -107,7 +107,7 @@ BAD = [
     ),
     (
         ["privacy.epsilon=0"],
-        "privacy.epsilon = 0: must be more than 0.0",
+        "privacy.epsilon = 0: must be at least 0.001",
     ),
     (
         ["privacy.delta=1e-5"],
@@ -138,8 +138,27 @@ BAD = [
     ),
     (
         ["privacy.mechanism=matrix", "privacy.epsilon=8", "privacy.bands=11"],
-        "privacy.bands = 11: must be at most 10, the rounds between two turns of a phone (federation.clients = 100, "
-        "federation.cohort = 10)",
+        "privacy.bands = 11: must be at most 10, the rounds between two turns of a phone, or all (federation.clients = "
+        "100, federation.cohort = 10, federation.rounds = 20)",
+    ),
+    (
+        ["privacy.mechanism=matrix", "privacy.epsilon=8", "privacy.bands=6", "federation.rounds=5"],
+        "privacy.bands = 6: must be at most 5, the rounds between two turns of a phone, or all (federation.clients = "
+        "100, federation.cohort = 10, federation.rounds = 5)",
+    ),
+    (["privacy.noise_multiplier=1e-200"], "privacy.noise_multiplier = 1e-200: must be 0 or at least 1e-06"),
+    (["privacy.noise_multiplier=1e200"], "privacy.noise_multiplier = 1e+200: must be at most 1000000.0"),
+    (["privacy.epsilon=1e300"], "privacy.epsilon = 1e+300: must be at most 1000000.0"),
+    (["privacy.epsilon=8", "privacy.delta=1e-15"], "privacy.delta = 1e-15: must be at least 1e-12"),
+    (["privacy.epsilon=8", "privacy.clip=1e-30"], "privacy.clip = 1e-30: must be at least 1e-09"),
+    (
+        ["privacy.epsilon=8", "privacy.clip_quantile=0.5", "privacy.clip_learning_rate=2000"],
+        "privacy.clip_learning_rate = 2000: must be at most 10.0",
+    ),
+    (
+        ["privacy.mechanism=dp_sgd", "privacy.epsilon=8", "data.partition=sampled"],
+        "data.partition = sampled: may deal a phone an example twice, which privacy.mechanism = dp_sgd protects once; "
+        "allowed are the other partitions",
     ),
     (
         ["privacy.mechanism=local", "privacy.epsilon=8", "privacy.sampling=poisson"],

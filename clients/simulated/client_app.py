@@ -1,7 +1,8 @@
 """A simulated phone as a Flower ClientApp: the training of ``fedsim run`` on a machine that joins as a SuperNode.
 
 Start the SuperNode with ``--node-config "partition-id=7"`` to be client 7 of the federation that the server's
-``flwr run`` describes: the config travels with the run, the data are dealt here, and nothing but weights leaves.
+``flwr run`` describes: the config travels with the run, the data are dealt here, and what leaves is weights, losses
+(none where the phone adds noise) and how many examples it holds.
 """
 
 import logging

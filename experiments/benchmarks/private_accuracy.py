@@ -182,8 +182,8 @@ def page(rows: list[str], is_held_out: bool) -> str:
         f"# Accuracy under differential privacy, {datetime.now(UTC):%Y-%m-%d}",
         "",
         f"Whole runs of `fedsim run`, tested on {tested}; LeNet-5 with tanh (61,706 weights) unless said, FedAvgM with "
-        "momentum 0.9, seeds 1 and up. Epsilon is for one client added or removed (P6: one client's updates replaced "
-        "by zeros), at the delta given, by privacy loss distributions (P11: Renyi divergences).",
+        "momentum 0.9, seeds 1 and up. Epsilon is for one client added or removed (P6: what one client contributes "
+        "left out), at the delta given, by privacy loss distributions (P11: Renyi divergences).",
         "",
         f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {version('numpy')}, "
         f"flwr {version('flwr')}, dp-accounting {version('dp-accounting')}; load average at the end "

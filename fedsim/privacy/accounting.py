@@ -100,20 +100,22 @@ def rounds_within(epsilon: float, delta: float, releases: Releases) -> int:
     return bisect_right(rounds, epsilon, lo=surely, hi=min(surely + step - 1, releases.rounds), key=fine)
 
 
-def epsilon_by_round(releases: Releases, delta: float) -> Real:
-    """What is spent after each round, ``float64[rounds]``: upper bounds that never fall, and `epsilon` at the end.
+def epsilon_by_round(releases: Releases, delta: float, after: NDArray[np.int64] | None = None) -> Real:
+    """What is spent ``after`` so many rounds (all counts if not given): bounds that never fall, `epsilon` at the end.
 
-    Fifty rounds are looked at, and those between count as the next of them. Under Poisson sampling these are
-    counted in steps that may add about a hundredth of the whole. With ``sensitivity``, which is of all rounds together,
-    each counts as the whole run.
+    ``after`` rises to the releases' rounds. Fifty of its numbers are looked at, and those between count as the next of
+    them. Under Poisson sampling these are counted in steps that may add about a hundredth of the whole. With
+    ``sensitivity``, which is of all rounds together, each counts as the whole run.
     """
+    after = np.arange(1, releases.rounds + 1) if after is None else after
     total = epsilon(releases, delta)
     if total == math.inf:
-        return np.full(releases.rounds, total)
+        return np.full(len(after), total)
     spent = spending(releases, delta, [min(1.0, math.sqrt(max(total, 0.01) / 100 / releases.rounds))])
-    shown = np.unique(np.ceil(np.linspace(releases.rounds / SHOWN, releases.rounds, SHOWN)).astype(np.int64))
-    reached = np.minimum([*(spent(int(round)) for round in shown[:-1]), total], total)
-    return np.maximum.accumulate(reached)[np.searchsorted(shown, np.arange(1, releases.rounds + 1))]
+    counts = np.unique(after)
+    shown = counts[np.unique(np.ceil(np.linspace(len(counts) / SHOWN, len(counts), SHOWN)).astype(np.int64)) - 1]
+    reached = np.minimum([*(spent(int(rounds)) for rounds in shown[:-1]), total], total)
+    return np.maximum.accumulate(reached)[np.searchsorted(shown, after)]
 
 
 def projected_epsilon(releases: Releases, delta: float, *, population: int, cohort: float) -> float:
@@ -229,7 +231,7 @@ def _fixed_divergences(noise_multiplier: float, cohort: int, population: int) ->
 def _skellam(releases: Releases, integers: IntegerVectors, delta: float) -> Spent:
     from dp_accounting.rdp import compute_epsilon
 
-    divergences = skellam(integers, (releases.noise_multiplier * integers.clip) ** 2)
+    divergences = skellam(integers, (releases.noise_multiplier * integers.l2) ** 2)
     if releases.sampling == "poisson":
         divergences = poisson_sampled(divergences, releases.cohort / releases.population)
     return lambda rounds: float(

@@ -9,6 +9,8 @@ Vector = NDArray[np.float64]
 
 SHARE_OF_COHORT = 1 / 20
 """The noise on the count of unclipped phones, in expected cohorts (Andrew et al. 2021, section 3.1)."""
+NARROWEST, WIDEST = 1e-9, 1e9
+"""The clips that there are."""
 
 
 def clip(stack: NDArray[np.float32] | Vector, norm: float) -> tuple[Vector, Vector]:
@@ -47,10 +49,13 @@ def noisy_fraction_unclipped(
 def next_clip(clip: float, noisy_fraction_unclipped: float, quantile: float, learning_rate: float) -> float:
     """The next round's clip: smaller where more phones than ``quantile`` were within this one (ibid., algorithm 1).
 
+    It stays within `NARROWEST` and `WIDEST`, so that rounds of noise alone cannot carry it to 0 or infinity.
+
     >>> round(next_clip(1.0, 0.75, 0.5, 0.2), 4)
     0.9512
     """
-    return clip * math.exp(-learning_rate * (noisy_fraction_unclipped - quantile))
+    moved = clip * math.exp(-learning_rate * (noisy_fraction_unclipped - quantile))
+    return min(max(moved, NARROWEST), WIDEST)
 
 
 def split_noise(noise_multiplier: float, deviation: float) -> float:
@@ -63,8 +68,9 @@ def split_noise(noise_multiplier: float, deviation: float) -> float:
     """
     if noise_multiplier >= 2 * deviation:
         raise ValueError(
-            f"a noise multiplier of {noise_multiplier:g} leaves nothing for the updates: it must be below "
-            f"{2 * deviation:g}, twice the deviation of the count of unclipped phones; allowed are larger cohorts"
+            f"a noise multiplier of {noise_multiplier:.4g} leaves nothing for the updates beside the count of those "
+            f"within the clip: it must be below {2 * deviation:g}, a tenth of the cohort; allowed are larger cohorts, "
+            "a larger privacy.epsilon, or no privacy.clip_quantile"
         )
     if noise_multiplier == 0:
         return 0.0

@@ -28,9 +28,10 @@ def square_root(bands: int) -> Real:
 
 
 def optimised(bands: int, rounds: int, participations: int, separation: int) -> Real:
-    """The ``bands`` entries, from 1 on, whose `prefix_error` times `sensitivity` is least: found from `square_root` on.
+    """The ``bands`` entries, from 1 on, with the least noise in sums of the first rounds, at one `sensitivity`.
 
-    All are from 0 to 1. Raises ``ValueError`` where `sensitivity` does.
+    That is in quadratic mean over all such sums; found from `square_root` on. All are from 0 to 1. Raises
+    ``ValueError`` where `sensitivity` does.
     """
     from scipy.optimize import minimize  # one second, for those who need it
 
@@ -65,9 +66,9 @@ def sensitivity(entries: Real, rounds: int, participations: int, separation: int
     return float(np.sqrt(sum(np.square(entries[:length]).sum() for length in columns)))
 
 
-def prefix_error(entries: Real, rounds: int) -> float:
-    """The root mean square, over the rounds t, of the noise in the sum of the first t, for z of deviation 1."""
-    return float(np.sqrt(_mean_square(entries, rounds)[0]))
+def row_lengths(entries: Real, rounds: int) -> Real:
+    """The lengths of the rows of C^-1, ``float64[rounds]``: the deviations of a round's noise, for z of deviation 1."""
+    return np.sqrt(np.cumsum(np.square(_solve(entries, np.eye(1, rounds)[0]))))
 
 
 def initial_state(bands: int, size: int) -> Real:
@@ -101,17 +102,20 @@ def _column_lengths(bands: int, rounds: int, participations: int, separation: in
 
 
 def _mean_square(entries: Real, rounds: int) -> tuple[float, Real]:
-    """The mean square of the noise in the sums, and its slope in each entry.
+    """The mean square, over the rounds t, of the noise in the sum of the first t, and its slope in each entry.
 
     With A the triangle of ones, A C^-1 has e = C^-1 1 along its diagonals: the sum of t rounds has the noise
     e_0^2 + ... + e_(t-1)^2. The slope is by the adjoint: C^T a = 2 w e, then -sum over i of a_i e_(i-j).
     """
-    from scipy.linalg import solve_banded
-
-    diagonals = np.repeat(entries[:, np.newaxis], rounds, axis=1)
-    shape = (len(entries) - 1, 0)
-    e = solve_banded(shape, diagonals, np.ones(rounds))
+    e = _solve(entries, np.ones(rounds))
     weights = np.arange(rounds, 0, -1) / rounds
-    adjoint = solve_banded(shape, diagonals, (2 * weights * e)[::-1])[::-1]
+    adjoint = _solve(entries, (2 * weights * e)[::-1])[::-1]
     slope = [-(adjoint[lag:] @ e[: rounds - lag]) for lag in range(len(entries))]
     return float(weights @ np.square(e)), np.array(slope)
+
+
+def _solve(entries: Real, right: Real) -> Real:
+    """``C^-1 right``."""
+    from scipy.linalg import solve_banded
+
+    return solve_banded((len(entries) - 1, 0), np.repeat(entries[:, np.newaxis], len(right), axis=1), right)

@@ -1,5 +1,6 @@
 """What a config's privacy comes to: the noise, the rounds that the budget allows, the epsilon, and who takes part."""
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,10 +12,11 @@ from fedsim.config import RunConfig
 from fedsim.privacy import sampling
 from fedsim.privacy.accounting import Releases, epsilon, epsilon_by_round, rounds_within
 from fedsim.privacy.calibration import calibrate
+from fedsim.privacy.clipping import SHARE_OF_COHORT, split_noise
 from fedsim.privacy.distributed import Encoding, encoding
-from fedsim.privacy.factorisation import optimised, sensitivity
+from fedsim.privacy.factorisation import optimised, row_lengths, sensitivity
 from fedsim.privacy.skellam import IntegerVectors
-from fedsim.privacy_settings import Distributed, DpSgd, Local, MatrixFactorisation, Mechanism, NoPrivacy
+from fedsim.privacy_settings import Central, Distributed, DpSgd, Local, MatrixFactorisation, Mechanism, NoPrivacy
 from fedsim.settings import Federation
 
 Real = NDArray[np.float64]
@@ -30,8 +32,10 @@ class Plan:
     """A private run before it begins.
 
     ``rounds`` is how many may be played, of ``asked`` that were wanted; ``epsilon_by_round`` is what is spent after
-    each, ``float64[rounds]``. ``releases`` is what the accountant was told of the whole run. ``bands`` are the entries
-    of a factorisation, a single 1 where the noise of rounds is independent.
+    each, ``float64[rounds]``. ``releases`` is what the accountant was told of the whole run. ``deviations`` are the
+    standard deviations of the noise on each number of a round's sum of updates, in clips, ``float64[rounds]``; ``nan``
+    under DP-SGD, whose noise is in steps. ``bands`` are the entries of a factorisation, a single 1 where the noise of
+    rounds is independent.
     """
 
     settings: Mechanism
@@ -44,6 +48,7 @@ class Plan:
     noise_multiplier: float
     epsilon_by_round: Real
     releases: Releases
+    deviations: Real
     bands: Real
     encoding: Encoding | None
 
@@ -53,8 +58,10 @@ def plan(config: RunConfig, parameters: int, examples: NDArray[np.int64]) -> Pla
 
     ``examples`` is how many each phone holds, ``int64[C]``, by which DP-SGD costs them differently: what is said is
     said of the worst. Noise that is not given is calibrated, in seconds. DP-SGD needs a batch size and epochs given.
+    The plan of as many rounds as a plan allows is that plan, but for what was asked.
 
-    Raises ``ValueError``, in one line, where the budget does not allow a single round, or numbers have too few bits.
+    Raises ``ValueError``, in one line, where the budget does not allow a single round, numbers have too few bits, or
+    the noise is too much for the count that an adaptive clip takes.
     """
     settings, size = config.privacy, config.federation
     if isinstance(settings, NoPrivacy):
@@ -66,18 +73,21 @@ def plan(config: RunConfig, parameters: int, examples: NDArray[np.int64]) -> Pla
         noise, encoded = _distributed(settings, size, parameters, told[0])
         told = [replace(told[0], integers=integer_vectors(encoded))]
     if noise is None:
-        noise = _moves(settings) * max(calibrate(_budget(settings), settings.delta, one) for one in told)
+        noise = _moves(settings) * _calibrated(_budget(settings), settings.delta, told)
     told = [replace(one, noise_multiplier=noise / _moves(settings)) for one in told]
     rounds = size.rounds
     if settings.epsilon is not None and settings.noise_multiplier is not None:
         rounds = min(_rounds_within(settings, size, one) for one in told)
     if not rounds:
         raise ValueError(
-            f"privacy.epsilon = {settings.epsilon}: does not allow one round at privacy.noise_multiplier = {noise}; "
-            "allowed are more of either"
+            f"privacy.epsilon = {settings.epsilon}: does not allow {_fewest(settings, size)} at "
+            f"privacy.noise_multiplier = {noise}; allowed are more of either"
         )
-    told = [replace(one, rounds=int(_counted(settings, size, one)[rounds - 1])) for one in told]
-    spent = [epsilon_by_round(one, settings.delta)[_counted(settings, size, one)[:rounds] - 1] for one in told]
+    if rounds < size.rounds:
+        shorter = config.model_copy(update={"federation": size.model_copy(update={"rounds": rounds})})
+        cut = plan(shorter, parameters, examples)
+        return cut and replace(cut, asked=size.rounds)
+    spent = [epsilon_by_round(one, settings.delta, _counted(settings, size, one)) for one in told]
     return Plan(
         settings=settings,
         seed=config.seed,
@@ -89,6 +99,7 @@ def plan(config: RunConfig, parameters: int, examples: NDArray[np.int64]) -> Pla
         noise_multiplier=noise,
         epsilon_by_round=np.max(spent, axis=0),
         releases=told[int(np.argmax([one[-1] for one in spent]))],
+        deviations=_deviations(settings, size, noise, bands),
         bands=bands,
         encoding=encoded,
     )
@@ -106,7 +117,7 @@ def with_room(plan: Plan, phones: int) -> Plan:
         dimension=plan.encoding.dimension,
         bits=plan.encoding.bits,
         cohort=plan.encoding.cohort + phones,
-        rounds=plan.asked,
+        rounds=plan.rounds,
         noise_multiplier=plan.noise_multiplier,
     )
     releases = replace(plan.releases, integers=integer_vectors(wider))
@@ -128,19 +139,24 @@ def participations(plan: Plan) -> int:
 
 
 def noise_to_clip(plan: Plan) -> float | None:
-    """The length of the noise in a round's mean, in clips: ``z sqrt(P) / cohort``; None where phones add it in steps.
+    """The length of the noise in a round's mean, in clips, and in quadratic mean over the rounds; None under DP-SGD.
 
     Above about 1 a round is mostly noise, and only many rounds, or momentum, find the signal in it.
     """
     if isinstance(plan.settings, DpSgd):
         return None
-    phones = plan.cohort if plan.settings.mechanism == "local" else 1
-    return plan.noise_multiplier * math.sqrt(plan.parameters * phones) / plan.cohort
+    return float(np.sqrt(plan.parameters * np.square(plan.deviations).mean()) / plan.cohort)
+
+
+def noise_id(plan: Plan) -> str:
+    """The SHA-256 of all that a run's noise depends on and its config does not tell, such as a calibration."""
+    numbers = (plan.rounds, plan.noise_multiplier, plan.bands.tolist(), plan.encoding)
+    return hashlib.sha256(repr(numbers).encode()).hexdigest()
 
 
 def integer_vectors(encoded: Encoding) -> IntegerVectors:
     """What the accountant must know of an encoding, in whose steps the noise multiplier counts."""
-    return IntegerVectors(clip=encoded.l2, l2=encoded.l2, l1=encoded.l1)
+    return IntegerVectors(l2=encoded.l2, l1=encoded.l1)
 
 
 def _budget(settings: Mechanism) -> float:
@@ -151,6 +167,33 @@ def _budget(settings: Mechanism) -> float:
 def _moves(settings: Mechanism) -> int:
     """How many clips apart two updates are that must look alike: what a phone sends by itself hides which it was."""
     return 2 if isinstance(settings, Local) else 1
+
+
+def _calibrated(budget: float, delta: float, told: list[Releases]) -> float:
+    """The least noise multiplier with which none of ``told`` spends more than its budget."""
+    noise = 0.0
+    for one in told:
+        begun = replace(one, noise_multiplier=noise)
+        if epsilon(begun, delta) > budget:
+            noise = calibrate(budget, delta, begun)
+    return noise
+
+
+def _deviations(settings: Mechanism, size: Federation, noise_multiplier: float, bands: Real) -> Real:
+    """`Plan.deviations`."""
+    each = noise_multiplier
+    if isinstance(settings, Central) and settings.clip_quantile is not None:
+        each = split_noise(noise_multiplier, SHARE_OF_COHORT * size.cohort)
+    elif isinstance(settings, Local):
+        each *= math.sqrt(size.cohort)
+    elif isinstance(settings, DpSgd):
+        each = math.nan
+    return each * row_lengths(bands, size.rounds)
+
+
+def _fewest(settings: Mechanism, size: Federation) -> str:
+    """The rounds that a budget allows together or not at all."""
+    return f"federation.rounds = {size.rounds}" if isinstance(settings, MatrixFactorisation) else "one round"
 
 
 def _bands(settings: Mechanism, size: Federation) -> Real:
@@ -170,6 +213,12 @@ def _releases(settings: Mechanism, config: RunConfig, examples: NDArray[np.int64
             raise ValueError(
                 "training.optimizer = adam, the model's own: DP-SGD is SGD; "
                 "allowed with privacy.mechanism = dp_sgd: sgd"
+            )
+        most = int(examples.max())
+        if settings.delta >= 1 / most:
+            raise ValueError(
+                f"privacy.delta = {settings.delta}: must be less than 1 in the {most} examples of a phone; publishing "
+                "one of them whole would satisfy it"
             )
         assert training.epochs
         assert training.batch_size

@@ -16,18 +16,17 @@ ORDERS: Orders = np.arange(2.0, 513.0)
 class IntegerVectors:
     """What a unit's clipped update can be once it is rounded to integers.
 
-    ``clip`` is the clip measured in the integers' steps; ``l2`` and ``l1`` are the most that a rounded vector measures
-    in Euclidean norm, which rounding may raise above ``clip``, and in sum of magnitudes: of ``d`` integers at most
-    ``min(sqrt(d) * l2, l2**2)``.
+    ``l2`` and ``l1`` are the most that a rounded vector measures in Euclidean norm and in sum of magnitudes: of ``d``
+    integers at most ``min(sqrt(d) * l2, l2**2)``. Noise multipliers are of ``l2``, which rounding may raise above the
+    clip.
     """
 
-    clip: float
     l2: float
     l1: float
 
     def __post_init__(self) -> None:
-        if min(self.clip, self.l2, self.l1) <= 0:
-            raise ValueError(f"clip, l2 and l1 must be above 0, got {self.clip:g}, {self.l2:g} and {self.l1:g}")
+        if min(self.l2, self.l1) <= 0:
+            raise ValueError(f"l2 and l1 must be above 0, got {self.l2:g} and {self.l1:g}")
 
 
 def skellam(vectors: IntegerVectors, variance: float, orders: Orders = ORDERS) -> Divergences:

@@ -31,12 +31,12 @@ UNITS = {
 ADJACENT = {
     "poisson": "add or remove one client",
     "fixed": "replace one client by another",
-    "cyclic": "replace one client's updates by zeros",
+    "cyclic": "leave out what one client contributes",
 }
 OTHERWISE = {
     "poisson": "as if that client had not been there",
     "fixed": "as if another client had been in its place",
-    "cyclic": "as if that client had sent zeros",
+    "cyclic": "as if that client had contributed nothing in its turns",
 }
 """What the world is compared with, in words, under each adjacency."""
 MECHANISMS = {
@@ -50,8 +50,8 @@ MECHANISMS = {
     "matrix": "The server clips every update and adds Gaussian noise to their sum, part of which the noise of later "
     "rounds takes back. It sees the updates themselves: it must be trusted with them.",
     "dp_sgd": "Every phone trains by DP-SGD: it clips the gradient of every example and adds Gaussian noise to every "
-    "step. Nobody else need be trusted. What is hidden is a single example, not that a phone took part or what its "
-    "examples have in common.",
+    "step. Nobody else need be trusted. What is hidden is a single example, not that a phone took part, how many "
+    "examples it holds or what they have in common.",
 }
 
 
@@ -145,7 +145,7 @@ def _paragraphs(plan: Plan, said: Mapping[str, Any]) -> Iterator[str]:
 
 def _adjacency(plan: Plan) -> str:
     if isinstance(plan.settings, DpSgd):
-        return "add or remove one example"
+        return "replace one example's gradients by zeros"
     if isinstance(plan.settings, Local):
         return "replace one client's updates by any others"
     return ADJACENT[plan.settings.sampling]
@@ -154,7 +154,7 @@ def _adjacency(plan: Plan) -> str:
 def _meaning(plan: Plan, said: Mapping[str, Any]) -> str:
     otherwise = OTHERWISE[plan.settings.sampling]
     if isinstance(plan.settings, DpSgd):
-        otherwise = "as if that example had not been there"
+        otherwise = "as if that example's gradients had been zeros"
     if isinstance(plan.settings, Local):
         otherwise = "as if that client had sent any other updates"
     return (

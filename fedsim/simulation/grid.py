@@ -30,6 +30,15 @@ class Phones:
     evaluate: Callable[[Orders], Updates]
 
 
+def one_phone(train: Callable[[Orders], Updates]) -> Phones:
+    """A whole cohort that answers as one phone."""
+
+    def evaluate(orders: Orders) -> Updates:
+        raise ValueError("a cohort that is one phone is only ever told to train")
+
+    return Phones(clients=1, train=train, evaluate=evaluate)
+
+
 class FederationGrid(Grid):
     """Runs instructions on simulated ``phones`` and, where there is an ``inner`` grid, on the real nodes behind it.
 

@@ -22,7 +22,7 @@ from fedsim.privacy_settings import Central, Distributed, DpSgd, Local, MatrixFa
 from fedsim.seeds import generator
 from fedsim.simulation.attempts import clipped_sum, train_blocks
 from fedsim.simulation.engines import Engine
-from fedsim.simulation.grid import Phones
+from fedsim.simulation.grid import Phones, one_phone
 from fedsim.updates import ClippedSum, Orders, Updates
 
 Draw = Callable[[int], NDArray[np.int64]]
@@ -99,7 +99,7 @@ def private_phone(
             metrics={},
         )
 
-    return Phones(clients=1, train=train, evaluate=_nobody)
+    return one_phone(train)
 
 
 def own_training(plan: Plan | None, engine: Engine) -> Train:
@@ -113,7 +113,10 @@ def own_training(plan: Plan | None, engine: Engine) -> Train:
 
 
 def randomised(plan: Plan, train: Train) -> Train:
-    """Training after which each phone clips its update and adds noise of its own, before anyone else sees it."""
+    """Training after which each phone clips its update and adds noise of its own, before anyone else sees it.
+
+    There are no metrics: a loss would tell of examples what the noise hides.
+    """
     deviation = plan.noise_multiplier * plan.settings.clip
 
     def train_and_add(orders: Orders) -> Updates:
@@ -121,7 +124,7 @@ def randomised(plan: Plan, train: Train) -> Train:
         rows, _ = clipping.clip(updates.weights.astype(np.float64) - orders.weights, plan.settings.clip)
         for row, client in zip(rows, updates.clients.tolist(), strict=True):
             row += gaussian(plan.seed, "local noise", orders.round, client, size=len(row), deviation=deviation)
-        return replace(updates, weights=(orders.weights + rows).astype(np.float32))
+        return replace(updates, weights=(orders.weights + rows).astype(np.float32), metrics={})
 
     return train_and_add
 
@@ -158,17 +161,13 @@ def _release(plan: Plan, cohort: Cohort, state: State, orders: Orders) -> Releas
 def _central(plan: Plan, settings: Central, cohort: Cohort, state: State, orders: Orders) -> Release:
     """Gaussian noise on the sum; under an adaptive clip a little of the budget tells how many updates it cut."""
     found = cohort.clipped(orders, state.clip)
-    multiplier, about = plan.noise_multiplier, {}
-    after = state
+    after, about = state, {}
     if settings.clip_quantile is not None:
-        counted = clipping.SHARE_OF_COHORT * plan.cohort
-        multiplier = clipping.split_noise(multiplier, counted)
-        fraction = clipping.noisy_fraction_unclipped(
-            found.norms, state.clip, plan.cohort, counted, generator(plan.seed, "count noise", orders.round)
-        )
+        counted, draw = clipping.SHARE_OF_COHORT * plan.cohort, generator(plan.seed, "count noise", orders.round)
+        fraction = clipping.noisy_fraction_unclipped(found.norms, state.clip, plan.cohort, counted, draw)
         clip = clipping.next_clip(state.clip, fraction, settings.clip_quantile, settings.clip_learning_rate)
         after, about = replace(state, clip=clip), {"released_unclipped": fraction}
-    deviation = multiplier * state.clip
+    deviation = float(plan.deviations[orders.round - 1]) * state.clip
     noise = gaussian(plan.seed, "noise", orders.round, size=plan.parameters, deviation=deviation)
     return Release(total=found.total + noise, found=found, deviation=deviation, state=after, about=about)
 
@@ -176,7 +175,7 @@ def _central(plan: Plan, settings: Central, cohort: Cohort, state: State, orders
 def _matrix(plan: Plan, cohort: Cohort, state: State, orders: Orders) -> Release:
     found = cohort.clipped(orders, state.clip)
     noise, past = factorisation.step(plan.bands, state.past, _fresh_noise(plan, orders.round))
-    deviation, after = plan.noise_multiplier * state.clip, replace(state, past=past)
+    deviation, after = float(plan.deviations[orders.round - 1]) * state.clip, replace(state, past=past)
     return Release(total=found.total + noise, found=found, deviation=deviation, state=after, about={})
 
 
@@ -254,7 +253,3 @@ def _about(plan: Plan, number: int, state: State, release: Release) -> About:
 def _divisor(plan: Plan, found: ClippedSum) -> int:
     """Whom a sum is divided among: those expected, as who came is not to be told; by DP-SGD those who came."""
     return max(1, len(found.clients)) if isinstance(plan.settings, DpSgd) else plan.cohort
-
-
-def _nobody(orders: Orders) -> Updates:
-    raise ValueError("a cohort that is one phone is only ever told to train")

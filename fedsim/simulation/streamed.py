@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedsim.simulation.grid import Phones
+from fedsim.simulation.grid import Phones, one_phone
 from fedsim.strategies import draw_cohort
 from fedsim.updates import Mean, Orders, Updates
 
@@ -20,7 +20,7 @@ def cohort_phone(clients: int, cohort: int, seed: int, mean: Callable[[Orders], 
     def train(orders: Orders) -> Updates:
         return _as_one(mean(replace(orders, clients=draw_cohort(seed, orders.round, clients, cohort))), orders)
 
-    return Phones(clients=1, train=train, evaluate=_nobody)
+    return one_phone(train)
 
 
 def _as_one(found: Mean, orders: Orders) -> Updates:
@@ -41,7 +41,3 @@ def _as_one(found: Mean, orders: Orders) -> Updates:
         examples=found.examples.sum(keepdims=True),
         metrics={name: (shares @ values)[np.newaxis] for name, values in found.metrics.items()},
     )
-
-
-def _nobody(orders: Orders) -> Updates:
-    raise ValueError("a cohort that is one phone is only ever told to train")

@@ -26,7 +26,7 @@ from fedsim.privacy.skellam import IntegerVectors
 
 DELTA = 1e-5
 STANDARD = Releases(noise_multiplier=1.0, rounds=1000, cohort=100, population=10_000, sampling="poisson")
-INTEGERS = IntegerVectors(clip=1000.0, l2=1010.0, l1=100_000.0)
+INTEGERS = IntegerVectors(l2=1010.0, l1=100_000.0)
 
 
 def by_losses(releases: Releases, step: float) -> float:
@@ -150,10 +150,10 @@ def test_correlated_noise_is_one_release_of_its_sensitivity() -> None:
 def test_skellam_noise_of_fine_integers_costs_what_renyi_accounting_says_of_gaussian_noise() -> None:
     accountant = RdpAccountant()
     accountant.compose(SelfComposedDpEvent(PoissonSampledDpEvent(0.01, GaussianDpEvent(1.0)), 1000))
-    fine = replace(STANDARD, integers=IntegerVectors(clip=1e5, l2=1e5, l1=2.5e7))
+    fine = replace(STANDARD, integers=IntegerVectors(l2=1e5, l1=2.5e7))
     assert epsilon(fine, DELTA) == pytest.approx(accountant.get_epsilon(DELTA), rel=0.05)
     assert epsilon(fine, DELTA) > epsilon(STANDARD, DELTA)
-    coarse = replace(STANDARD, integers=IntegerVectors(clip=10.0, l2=20.0, l1=400.0))
+    coarse = replace(STANDARD, integers=IntegerVectors(l2=20.0, l1=400.0))
     assert epsilon(coarse, DELTA) > epsilon(fine, DELTA)
 
 

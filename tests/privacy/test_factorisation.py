@@ -14,7 +14,7 @@ from fedsim.privacy.factorisation import (
     _mean_square,
     initial_state,
     optimised,
-    prefix_error,
+    row_lengths,
     sensitivity,
     square_root,
     state_after,
@@ -83,9 +83,11 @@ def test_more_bands_than_the_separation_are_refused():
 
 
 @pytest.mark.parametrize("bands", [1, 3, 12])
-def test_the_prefix_error_is_that_of_dense_matrices(bands):
-    sums = np.tri(12) @ np.linalg.inv(dense(square_root(bands), 12))
-    assert prefix_error(square_root(bands), 12) == pytest.approx(math.sqrt(np.square(sums).sum() / 12))
+def test_the_noise_in_rounds_and_in_their_sums_is_that_of_dense_matrices(bands):
+    entries = square_root(bands)
+    inverse = np.linalg.inv(dense(entries, 12))
+    np.testing.assert_allclose(row_lengths(entries, 12), np.linalg.norm(inverse, axis=1))
+    assert _mean_square(entries, 12)[0] == pytest.approx(np.square(np.tri(12) @ inverse).sum() / 12)
 
 
 def test_all_bands_of_the_square_root_multiply_to_ones():
@@ -108,7 +110,8 @@ def tree(rounds):
 
 
 def total_error(entries, rounds, participations, separation):
-    return prefix_error(entries, rounds) * sensitivity(entries, rounds, participations, separation)
+    """The root mean square of the noise in the sums of the first rounds, at one privacy."""
+    return math.sqrt(_mean_square(entries, rounds)[0]) * sensitivity(entries, rounds, participations, separation)
 
 
 @pytest.mark.parametrize(("rounds", "participations", "separation"), [(100, 10, 10), (100, 1, 100), (128, 4, 32)])

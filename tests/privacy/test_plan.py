@@ -1,12 +1,14 @@
 """Plans: what the accountant is told of a config, and that nobody is told less than is spent."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fedsim.config import RunConfig, from_mapping
-from fedsim.privacy.plan import Plan, plan
+from fedsim.privacy.accounting import epsilon
+from fedsim.privacy.plan import Plan, noise_to_clip, plan
 from fedsim.privacy.sampling import batches
 
 
@@ -80,3 +82,69 @@ def test_a_budget_of_turns_is_cut_between_rounds() -> None:
     )
     assert cut.rounds >= 12
     assert cut.epsilon_by_round[-1] <= whole.epsilon_by_round[11]
+
+
+CUT: dict[str, dict[str, Any]] = {
+    "poisson": {"noise_multiplier": 1.0, "epsilon": 4.0},
+    "fixed": {"sampling": "fixed", "noise_multiplier": 3.0, "epsilon": 6.0},
+    "cyclic": {"sampling": "cyclic", "noise_multiplier": 2.0, "epsilon": 6.0},
+    "local": {"mechanism": "local", "noise_multiplier": 4.0, "epsilon": 6.0},
+    "distributed": {"mechanism": "distributed", "sampling": "cyclic", "noise_multiplier": 2.0, "epsilon": 6.0},
+    "dp_sgd": {"mechanism": "dp_sgd", "noise_multiplier": 2.0, "epsilon": 8.0},
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_plan_cut_by_its_budget_is_that_of_the_rounds_it_allows(name: str) -> None:
+    """So what is told of it is what its rounds spend, and resuming with them goes on with the same noise."""
+    cut = planned(CUT[name], rounds=200)
+    assert cut.asked == 200
+    assert 1 < cut.rounds < 200
+    assert cut.epsilon_by_round[-1] == epsilon(cut.releases, cut.settings.delta)
+    assert len(cut.epsilon_by_round) == cut.rounds
+    again = planned(CUT[name], rounds=cut.rounds)
+    np.testing.assert_equal(asdict(cut) | {"asked": cut.rounds}, asdict(again))
+    without_budget = {key: value for key, value in CUT[name].items() if key != "epsilon"}
+    longer = planned(without_budget, rounds=cut.rounds + 1)
+    assert cut.epsilon_by_round[-1] <= CUT[name]["epsilon"] < longer.epsilon_by_round[-1]
+
+
+def test_factorised_noise_allows_all_rounds_or_none() -> None:
+    settings = {"mechanism": "matrix", "noise_multiplier": 2.0, "epsilon": 2.3}
+    assert planned(settings, rounds=1).rounds == 1
+    with pytest.raises(ValueError, match=r"epsilon = 2\.3: does not allow federation\.rounds = 20 at"):
+        planned(settings, rounds=20)
+
+
+def test_the_least_noise_that_does_for_all_phones_is_that_of_the_dearest() -> None:
+    settings = {"mechanism": "dp_sgd", "epsilon": 3.0}
+    config = private_config(settings, clients=4, cohort=2)
+    mixed, *single = (plan(config, 1000, np.array(sizes)) for sizes in ([20, 60, 20, 60], [20] * 4, [60] * 4))
+    assert mixed
+    assert mixed.epsilon_by_round[-1] <= 3.0
+    assert mixed.noise_multiplier == pytest.approx(max(one.noise_multiplier for one in single if one), rel=2e-4)
+
+
+def test_what_dp_sgd_may_leak_is_less_than_an_example_of_a_phone() -> None:
+    with pytest.raises(ValueError, match=r"privacy\.delta = 0\.02: must be less than 1 in the 60 examples of a phone"):
+        planned({"mechanism": "dp_sgd", "noise_multiplier": 1.0, "delta": 0.02})
+
+
+def test_noise_that_leaves_nothing_beside_an_adaptive_clips_count_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"it must be below 5, a tenth of the cohort"):
+        planned({"noise_multiplier": 5.0, "clip_quantile": 0.5}, cohort=50)
+
+
+def test_the_noise_of_a_rounds_mean_is_that_of_its_release() -> None:
+    """An adaptive clip's updates get more than the multiplier, factorised noise is longer than what it is made of."""
+    plain = planned({"noise_multiplier": 3.0}, cohort=50)
+    adaptive = planned({"noise_multiplier": 3.0, "clip_quantile": 0.5}, cohort=50)
+    assert plain.deviations.tolist() == [3.0] * 10
+    assert noise_to_clip(plain) == pytest.approx(3 * np.sqrt(1000) / 50)
+    assert adaptive.deviations == pytest.approx((3.0**-2 - 5.0**-2) ** -0.5)
+    matrix = planned({"mechanism": "matrix", "noise_multiplier": 3.0})
+    inverse = np.linalg.inv(
+        np.sum([entry * np.eye(10, k=-lag) for lag, entry in enumerate(matrix.bands.tolist())], axis=0)
+    )
+    np.testing.assert_allclose(matrix.deviations, 3 * np.linalg.norm(inverse, axis=1))
+    assert noise_to_clip(matrix) == pytest.approx(3 * np.linalg.norm(inverse) / np.sqrt(10) * np.sqrt(1000) / 20)

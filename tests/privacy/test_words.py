@@ -24,8 +24,8 @@ WAYS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "Renyi divergences, or the exact curve without amplification, whichever is less (dp-acc",
     ),
     "central, cyclic": (
-        {"sampling": "cyclic"}, "replace one client's updates by zeros", "as if that client had sent zeros",
-        "the exact curve of Gaussian noise (dp-acc",
+        {"sampling": "cyclic"}, "leave out what one client contributes",
+        "as if that client had contributed nothing in its turns", "the exact curve of Gaussian noise (dp-acc",
     ),
     "local": (
         {"mechanism": "local"}, "replace one client's updates by any others",
@@ -37,15 +37,16 @@ WAYS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "Renyi divergences of Skellam noise",
     ),
     "distributed, cyclic": (
-        {"mechanism": "distributed", "sampling": "cyclic"}, "replace one client's updates by zeros",
-        "as if that client had sent zeros", "Renyi divergences of Skellam noise",
+        {"mechanism": "distributed", "sampling": "cyclic"}, "leave out what one client contributes",
+        "as if that client had contributed nothing in its turns", "Renyi divergences of Skellam noise",
     ),
     "matrix": (
-        {"mechanism": "matrix"}, "replace one client's updates by zeros", "as if that client had sent zeros",
-        "the exact curve of Gaussian noise (dp-acc",
+        {"mechanism": "matrix"}, "leave out what one client contributes",
+        "as if that client had contributed nothing in its turns", "the exact curve of Gaussian noise (dp-acc",
     ),
     "dp_sgd": (
-        {"mechanism": "dp_sgd"}, "add or remove one example", "as if that example had not been there",
+        {"mechanism": "dp_sgd"}, "replace one example's gradients by zeros",
+        "as if that example's gradients had been zeros",
         "privacy loss distributions (dp-acc",
     ),
 }  # fmt: skip
@@ -164,7 +165,7 @@ def test_without_noise_nothing_is_promised() -> None:
 def test_a_promise_in_a_line_has_what_it_means_nothing_without() -> None:
     private = planned({"sampling": "cyclic"})
     assert promise(statement(private)) == (
-        f"epsilon {private.epsilon_by_round[-1]:.4g} at delta 1e-05; replace one client's updates by zeros; "
+        f"epsilon {private.epsilon_by_round[-1]:.4g} at delta 1e-05; leave out what one client contributes; "
         "clients in turns, 50 of 200 a round; no amplification is claimed"
     )
 

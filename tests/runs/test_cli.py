@@ -137,7 +137,7 @@ def test_a_partition_is_shown_before_training(tmp_path: Path, settings: list[str
 def test_what_a_private_run_promises_is_explained(settings: list[str]) -> None:
     words = ["privacy", "explain", *settings, "--set", "privacy.noise_multiplier=2", "--set", "privacy.sampling=cyclic"]
     said = json.loads(fedsim(*words, "--json").stdout)
-    assert said["adjacency"] == "replace one client's updates by zeros"
+    assert said["adjacency"] == "leave out what one client contributes"
     assert said["epsilon"] > said["projected"]["epsilon"] > 0
     shown = fedsim(*words)
     assert shown.returncode == 0, shown.stderr

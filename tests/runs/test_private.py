@@ -160,8 +160,24 @@ def test_a_budget_is_met_and_never_exceeded(tmp_path: Path) -> None:
     stopped = private_run(tmp_path / "stopped", {"epsilon": 5.0, "noise_multiplier": noise}, federation={"rounds": 30})
     assert stopped.summary["rounds"] == 3
     assert stopped.summary["privacy"]["rounds_asked"] == 30
+    (tmp_path / "stopped" / "summary.json").write_text('{"status": "interrupted"}')
+    assert resume(tmp_path / "stopped", dataset=small_dataset()).summary["privacy"] == stopped.summary["privacy"]
     with pytest.raises(ConfigError, match=r"does not allow one round"):
         private_run(tmp_path / "none", {"epsilon": 0.01, "noise_multiplier": 0.5})
+
+
+def test_noise_that_would_be_another_is_not_resumed_with(tmp_path: Path) -> None:
+    private_run(tmp_path / "run", {"noise_multiplier": 0.5})
+    (tmp_path / "run" / "summary.json").write_text('{"status": "interrupted"}')
+    inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
+    (tmp_path / "run" / "inputs.json").write_text(json.dumps(inputs | {"noise": "another"}))
+    with pytest.raises(ConfigError, match="the noise are not those this run began with"):
+        resume(tmp_path / "run", dataset=small_dataset())
+
+
+@pytest.mark.parametrize("name", ["local", "dp_sgd"])
+def test_phones_that_add_noise_themselves_send_no_losses(tmp_path: Path, name: str) -> None:
+    assert {row["train_loss"] for row in private_run(tmp_path / "run", MECHANISMS[name]).rounds} == {None}
 
 
 def with_a_bad_phone(dataset: Dataset, config: RunConfig) -> Dataset:
