@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedsim.study.plan import Cell, Figure, worded
+from fedsim.study.file import Figure
+from fedsim.study.nested import worded
+from fedsim.study.plan import EPSILON, Cell
 from fedsim.study.table import Estimate, Row
 
-EPSILON = "privacy.epsilon"
 _WRITTEN = {"auc": "AUC", "psnr": "PSNR", "ssim": "SSIM", "tpr": "TPR", "l1": "L1 error"}
 
 

@@ -13,8 +13,9 @@ from fedsim.report.layout import Table as PageTable
 from fedsim.report.numbers import NOTHING, Cell, Number, count
 from fedsim.report.page import write_page
 from fedsim.study.figures import Panel, front, key_words, panels, traded
+from fedsim.study.nested import flat, worded
 from fedsim.study.pictures import picture
-from fedsim.study.plan import Study, flat, worded
+from fedsim.study.plan import Study
 from fedsim.study.table import Estimate, Row, is_share, written
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from fedsim import results
 from fedsim.files import write_atomically
-from fedsim.study.plan import Cell, Study, at, worded
+from fedsim.study.nested import at, worded
+from fedsim.study.plan import Cell, Study
 from fedsim.study.running import ATTACKS, RUNS, run_folder
 
 CONFIDENCE = 0.95

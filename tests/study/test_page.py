@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from fedsim.study.figures import Panel, Point, Series, front, panels
+from fedsim.study.file import Figure
 from fedsim.study.page import write_study_page
-from fedsim.study.plan import Figure, read_study
+from fedsim.study.plan import read_study
 from fedsim.study.table import Row, estimate
 from tests.report.browser import open_page
 from tests.report.reading import Page, assert_self_contained, read_page, text_of, values_of
