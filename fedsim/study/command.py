@@ -9,8 +9,9 @@ from rich.table import Table
 
 from fedsim.report.numbers import GAP, duration
 from fedsim.study.figures import key_words
+from fedsim.study.nested import worded
 from fedsim.study.page import command_of, write_study_page
-from fedsim.study.plan import Study, read_study, worded
+from fedsim.study.plan import Study, read_study
 from fedsim.study.running import Progress, jobs, run_study
 from fedsim.study.table import Row, is_share, read_rows, write_table, written
 

@@ -4,20 +4,25 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedsim.study.plan import Cell, Figure, worded
+from fedsim.study.file import Figure
+from fedsim.study.nested import worded
+from fedsim.study.plan import EPSILON, Cell
 from fedsim.study.table import Estimate, Row
 
-EPSILON = "privacy.epsilon"
 _WRITTEN = {"auc": "AUC", "psnr": "PSNR", "ssim": "SSIM", "tpr": "TPR", "l1": "L1 error"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """An estimate at ``x``, which is infinite for a cell without noise; in a table of words ``x`` counts columns."""
+    """An estimate at ``x``, which is infinite for a cell without noise; in a table of words ``x`` counts columns.
+
+    ``at`` is x in words, and ``meaning`` what the cell's epsilon means, as in `Row`.
+    """
 
     x: float
     at: str
     found: Estimate
+    meaning: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,35 +69,55 @@ def panels(figure: Figure, rows: Sequence[Row]) -> list[Panel]:
     return found
 
 
-def front(panel: Panel) -> list[tuple[Series, Point]]:
-    """The Pareto front, by epsilon: the points that none beats in the mean at an epsilon as small or smaller.
+Front = list[tuple[Series, Point]]
 
-    >>> means = {2: 0.9, 1: 0.8, 4: 0.85}
-    >>> found = {x: Estimate(mean=y, half_width=None, median=y, n=1) for x, y in means.items()}
-    >>> several = Series(label="", points=tuple(Point(x=x, at=str(x), found=found[x]) for x in means))
-    >>> panel = Panel(figure=Figure(against=EPSILON), label="", series=(several,), columns=())
-    >>> [point.x for _, point in front(panel)]
-    [1, 2]
+
+def fronts(panel: Panel) -> dict[str, Front]:
+    """The Pareto front of every meaning that epsilon has here, for accuracy, which is what epsilon buys.
+
+    A front holds the points that none of its meaning beats in the mean at an epsilon as small or smaller. Training
+    without noise, whose epsilon is infinite whatever it means, may stand in each.
     """
+    if panel.figure.against != EPSILON or "accuracy" not in panel.figure.show:
+        return {}
     every = [(series, point) for series in panel.series for point in series.points]
-    best: list[tuple[Series, Point]] = []
-    for series, point in sorted(every, key=lambda pair: (pair[1].x, -pair[1].found.mean)):
-        if not best or point.found.mean > best[-1][1].found.mean:
-            best.append((series, point))
-    return best
+    return {
+        meaning: _unbeaten([pair for pair in every if pair[1].meaning == meaning or math.isinf(pair[1].x)])
+        for meaning in meanings(panel)
+    }
 
 
-def traded(figure: Figure) -> bool:
-    """Whether epsilon buys what a figure shows: accuracy, of which more is better; what an attack finds is not."""
-    return figure.against == EPSILON and "accuracy" in figure.show
+def meanings(panel: Panel) -> dict[str, list[str]]:
+    """What epsilon means here, each with the labels of the series that it is so in."""
+    found: dict[str, list[str]] = {}
+    if panel.figure.against == EPSILON:
+        for series in panel.series:
+            for meaning in dict.fromkeys(point.meaning for point in series.points if math.isfinite(point.x)):
+                found.setdefault(meaning, []).append(series.label)
+    return found
+
+
+def meaning_words(found: Mapping[str, Sequence[str]]) -> str:
+    """What epsilon means, and of which cells where that differs: without it, an epsilon says nothing.
+
+    >>> meaning_words({"add or remove one client, delta 1e-05": ["central"]})
+    'Epsilon means: add or remove one client, delta 1e-05.'
+    """
+    if len(found) < 2:
+        return "".join(f"Epsilon means: {meaning}." for meaning in found)
+    named = [f"{meaning} ({', '.join(labels)})" if any(labels) else meaning for meaning, labels in found.items()]
+    return f"Epsilon does not mean the same everywhere, and cannot be compared across: {'; '.join(named)}."
 
 
 def place(figure: Figure, row: Row) -> float | None:
-    """Where a cell stands on the axis; None where that is words. Without noise, epsilon is infinite."""
-    value = row.cell.value(figure.against)
-    if figure.against == EPSILON and value is None:
+    """Where a cell stands on the axis; None where that is words, or an epsilon that no run has told.
+
+    Epsilon is the budget that noise was calibrated for, what was spent where the noise was given, and infinite without.
+    """
+    if figure.against == EPSILON:
         spent = row.estimates.get(EPSILON)
-        return spent.mean if spent else math.inf
+        return row.cell.epsilon or (spent.mean if spent else None)
+    value = row.cell.value(figure.against)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
@@ -100,8 +125,10 @@ def row_at(figure: Figure, row: Row) -> str:
     """The same in words."""
     x = place(figure, row)
     if x is None:
-        return worded(row.cell.value(figure.against))
-    return "no noise" if math.isinf(x) else f"{x:g}"
+        return worded(None if figure.against == EPSILON else row.cell.value(figure.against))
+    if figure.against == EPSILON:
+        return "no noise" if math.isinf(x) else f"{x:.4g}"
+    return f"{x:g}"
 
 
 def key_words(key: str) -> str:
@@ -120,6 +147,14 @@ def key_words(key: str) -> str:
     return " ".join(_WRITTEN.get(word, word) for word in ", ".join([*above, last]).replace("_", " ").split(" "))
 
 
+def _unbeaten(every: Front) -> Front:
+    best: Front = []
+    for series, point in sorted(every, key=lambda pair: (pair[1].x, -pair[1].found.mean)):
+        if not best or point.found.mean > best[-1][1].found.mean:
+            best.append((series, point))
+    return best
+
+
 def _points(figure: Figure, rows: Sequence[Row], columns: Sequence[str]) -> tuple[Point, ...]:
     return tuple(sorted(_placed(figure, rows, columns), key=lambda point: point.x))
 
@@ -127,7 +162,8 @@ def _points(figure: Figure, rows: Sequence[Row], columns: Sequence[str]) -> tupl
 def _placed(figure: Figure, rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Point]:
     for row in rows:
         at, x = row_at(figure, row), place(figure, row)
-        yield Point(x=columns.index(at) if columns or x is None else x, at=at, found=row.estimates[figure.show])
+        along = columns.index(at) if columns or x is None else x
+        yield Point(x=along, at=at, found=row.estimates[figure.show], meaning=row.meaning)
 
 
 def _labels(key: str | None, rows: Sequence[Row]) -> list[str]:

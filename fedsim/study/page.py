@@ -1,6 +1,5 @@
 """The page of a study: its figures, the Pareto front, the table of all cells, and how much was run for it."""
 
-import math
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from fedsim.report.layout import Section
 from fedsim.report.layout import Table as PageTable
 from fedsim.report.numbers import NOTHING, Cell, Number, count
 from fedsim.report.page import write_page
-from fedsim.study.figures import Panel, front, key_words, panels, traded
+from fedsim.study.figures import Front, Panel, fronts, key_words, meaning_words, panels
+from fedsim.study.nested import flat, worded
 from fedsim.study.pictures import picture
-from fedsim.study.plan import Study, flat, worded
+from fedsim.study.plan import Study
 from fedsim.study.table import Estimate, Row, is_share, written
 
 
@@ -24,15 +24,15 @@ def write_study_page(study: Study, folder: Path, rows: Sequence[Row], table: dic
     pictures = tuple(
         picture(panel, f"figure-{i}-{j}") for i, (_, several) in enumerate(drawn) for j, panel in enumerate(several)
     )
-    fronts = tuple(_front(panel) for figure, several in drawn if traded(figure) for panel in several)
+    best = tuple(_front(panel, *one) for _, several in drawn for panel in several for one in fronts(panel).items())
     return write_page(
         folder / "study.html",
         title=study.file.title,
         lead=_lead(study, table),
         notices=tuple(_notices(study, rows, table)),
         sections=(
-            *((_results(pictures, fronts),) if pictures else ()),
-            Section(name="cells", heading="Every cell", tables=(_cells(study, rows),)),
+            *((_results(pictures, best),) if pictures else ()),
+            Section(name="cells", heading="Every cell", text=_meant(rows), tables=(_cells(study, rows),)),
             _settings(study, table, command),
         ),
     )
@@ -69,18 +69,22 @@ def _results(pictures: tuple[Picture, ...], fronts: tuple[PageTable, ...]) -> Se
     return Section(name="results", heading="Results", pictures=pictures, tables=fronts)
 
 
-def _front(panel: Panel) -> PageTable:
-    rows = tuple(
-        (
-            "no noise" if math.isinf(point.x) else f"{point.x:g}",
-            series.label or NOTHING,
-            _cell(panel.figure.show, point.found),
-        )
-        for series, point in front(panel)
-    )
+def _front(panel: Panel, meaning: str, front: Front) -> PageTable:
+    rows = tuple((point.at, series.label or NOTHING, _cell(panel.figure.show, point.found)) for series, point in front)
     series = panel.figure.series
     columns = ("epsilon", key_words(series) if series else "series", _heading(panel.figure.show))
-    return PageTable(caption=f"Pareto front. {panel.title}", columns=columns, rows=rows)
+    return PageTable(caption=f"Pareto front. {panel.title} ({meaning})", columns=columns, rows=rows)
+
+
+def _meant(rows: Sequence[Row]) -> tuple[Cell, ...]:
+    """What the cells' epsilons mean, by what decides that: the mechanism, and how it samples."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.meaning:
+            mechanism, sampling = (row.cell.value(f"privacy.{key}") for key in ("mechanism", "sampling"))
+            found.setdefault(row.meaning, {})[f"{worded(mechanism)} with {sampling} sampling"] = None
+    words = meaning_words({meaning: list(labels) for meaning, labels in found.items()})
+    return (words,) if words else ()
 
 
 def _cells(study: Study, rows: Sequence[Row]) -> PageTable:
@@ -88,7 +92,7 @@ def _cells(study: Study, rows: Sequence[Row]) -> PageTable:
     headings = map(_heading, numbers)
     return PageTable(
         caption="Mean over seeds and interval of every cell; table.csv has the medians",
-        columns=(*(map(key_words, study.axes)), *headings, "seeds") if study.axes else ("cell", *headings, "seeds"),
+        columns=(*(map(key_words, study.axes) if study.axes else ("cell",)), *headings, "seeds"),
         rows=tuple(
             (
                 *((worded(row.cell.value(axis)) for axis in study.axes) if study.axes else (str(row.cell),)),

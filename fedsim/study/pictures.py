@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fedsim.report.drawing import BLUE, HUES, INK, LINES, QUIET, Picture, label_ends, plot_area, svg
-from fedsim.study.figures import Panel, Point, Series, front, key_words, traded
+from fedsim.study.figures import Panel, Point, Series, fronts, key_words, meaning_words, meanings
 from fedsim.study.table import is_share, written
 
 if TYPE_CHECKING:
@@ -36,8 +34,13 @@ def _curves(panel: Panel, name: str) -> Picture:
     longest = max(len(series.label) for series in panel.series)
     wide = longest > _LONG_LABEL
     caption = "Mean over seeds; bars are 95 % intervals of the mean (Student's t)." if _repeated(panel) else "One seed."
-    if traded(panel.figure):
-        caption += " Filled marks are the Pareto front: no other cell here has both less epsilon and a higher mean."
+    if meant := meaning_words(meanings(panel)):
+        caption += f" {meant}"
+    if fronts(panel):
+        caption += (
+            f" Filled marks are the Pareto front{'s' * (len(fronts(panel)) > 1)}: no other cell here reaches as high a "
+            "mean with as small an epsilon of the same meaning."
+        )
     if any(math.isinf(point.x) for series in panel.series for point in series.points):
         caption += " At the right is training without noise, whose epsilon is infinite."
     return Picture(
@@ -80,10 +83,9 @@ def _draw_curves(figure: Figure, panel: Panel) -> None:
         x_label=key_words(panel.figure.against),
         ends=[series.label for series in panel.series],
     )
-    finite = sorted({point.x for series in panel.series for point in series.points if math.isfinite(point.x)})
-    logarithmic = len(finite) > 1 and finite[0] > 0 and finite[-1] >= _LOG_FROM * finite[0]
-    beyond = _lay_out(axes, finite, logarithmic, any(math.isinf(p.x) for s in panel.series for p in s.points))
-    on_front = {id(point) for _, point in front(panel)} if traded(panel.figure) else None
+    beyond = _lay_out(axes, {point.x: point.at for series in panel.series for point in series.points})
+    best = fronts(panel)
+    on_front = {id(point) for front in best.values() for _, point in front} if best else None
     for i, series in enumerate(panel.series):
         aside = 0.012 * (i - (len(panel.series) - 1) / 2)
         _draw_series(axes, panel, series, i, aside, beyond, on_front)
@@ -99,10 +101,11 @@ def _draw_curves(figure: Figure, panel: Panel) -> None:
     )
 
 
-def _lay_out(axes: Axes, finite: Sequence[float], logarithmic: bool, unbounded: bool) -> float:
-    """Limits and ticks of the x axis; returns where an infinite x is drawn."""
+def _lay_out(axes: Axes, words: Mapping[float, str]) -> float:
+    """Limits of the x axis and ticks, in ``words``; returns where an infinite x is drawn."""
+    finite, unbounded = sorted(filter(math.isfinite, words)), math.inf in words
     first, last = (finite[0], finite[-1]) if finite else (0.0, 1.0)
-    if logarithmic:
+    if first > 0 and last >= _LOG_FROM * first:
         axes.set_xscale("log")
         step = (last / first) ** 0.3
         beyond, margin = last * step, (last / first) ** 0.07
@@ -111,11 +114,22 @@ def _lay_out(axes: Axes, finite: Sequence[float], logarithmic: bool, unbounded: 
         span = last - first or abs(last) or 1.0
         beyond, margin = last + 0.3 * span, 0.07 * span
         axes.set_xlim(first - margin, (beyond if unbounded else last) + margin)
-    shown = [finite[i] for i in np.unique(np.linspace(0, len(finite) - 1, 8).round().astype(int))] if finite else []
-    ticks, words = [*shown, beyond][: len(shown) + unbounded], [*(f"{x:g}" for x in shown), "no noise"]
-    axes.set_xticks(ticks, words[: len(ticks)])
+    ticks = {min(x, beyond): words[x] for x in sorted(words)}
+    shown = _apart(axes, ticks)
+    axes.set_xticks(shown, [ticks[x] for x in shown])
     axes.set_xticks([], minor=True)
     return beyond
+
+
+def _apart(axes: Axes, ticks: Mapping[float, str]) -> list[float]:
+    """Those of the ascending ``ticks`` whose words do not touch the words of the one before."""
+    width = axes.get_window_extent().width
+    shown: list[float] = []
+    for x, word in ticks.items():
+        room = _LETTER * (len(word) + len(ticks[shown[-1]]) + 1) / 2 if shown else 0
+        if not shown or (_along(axes, x) - _along(axes, shown[-1])) * width >= room:
+            shown.append(x)
+    return shown
 
 
 def _draw_series(
@@ -147,8 +161,12 @@ def _draw_series(
 
 def _moved(axes: Axes, x: float, aside: float) -> float:
     """``x`` moved by a share of the axes' width, on whichever scale."""
-    along = axes.transAxes.inverted().transform(axes.transData.transform((x, 1.0)))[0] + aside
-    return float(axes.transData.inverted().transform(axes.transAxes.transform((along, 0.5)))[0])
+    return float(axes.transData.inverted().transform(axes.transAxes.transform((_along(axes, x) + aside, 0.5)))[0])
+
+
+def _along(axes: Axes, x: float) -> float:
+    """Where ``x`` stands between the left (0) and the right (1) of the axes."""
+    return float(axes.transAxes.inverted().transform(axes.transData.transform((x, 1.0)))[0])
 
 
 def _draw_tints(figure: Figure, panel: Panel, headings: Sequence[str]) -> None:

@@ -2,76 +2,50 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, ValidationError
-
-from fedsim.attacking.attack import KINDS
-from fedsim.config import ConfigError, RunConfig, from_mapping, override, read_toml
+from fedsim.config import ConfigError, RunConfig, from_mapping, override
+from fedsim.data.dataset import digest
+from fedsim.data.sources import load
 from fedsim.federation import read_model, resolved
+from fedsim.privacy_settings import NoPrivacy
 from fedsim.settings import Model, Training
-from fedsim.strategy_settings import Table
+from fedsim.study.file import Figure, StudyFile, read_file
+from fedsim.study.nested import Tables, agrees, at, flat, merged, nested, worded
 from fedsim.updates import LocalTraining
 
-Tables = Mapping[str, Any]
-
+EPSILON = "privacy.epsilon"
+"""What a cell is to spend, in its config, and what was spent, in a run's summary."""
 BASE: Tables = {"baselines": {"central": False, "local_only": 0}, "speed": {"workers": 1}}
 """What a cell has where the file says nothing else: no baselines, and one core, as cells share the others."""
-
-
-class Figure(Table):
-    """One figure of the page: a number of the summary ``show``n ``against`` a key, in ``series``, a picture a panel.
-
-    Keys are axes of the grid, or any keys of a config. Against numbers it is curves, against words a table of tints.
-    """
-
-    show: str = "test_accuracy"
-    against: str
-    series: str | None = None
-    panels: str | None = None
-
-
-class Quick(Table):
-    """What ``--quick`` puts in the place of the file's own: base merged; seeds, single axes and cells replaced."""
-
-    base: dict[str, Any] = Field(default_factory=dict)
-    seeds: Annotated[tuple[int, ...] | None, Field(strict=False, min_length=1)] = None
-    grid: dict[str, Any] = Field(default_factory=dict)
-    cells: Annotated[tuple[dict[str, Any], ...] | None, Field(strict=False)] = None
-
-
-class StudyFile(Table):
-    """The keys of a study's TOML file.
-
-    ``base`` is what all cells share. An axis of ``grid`` is a config key with its values; a value that is a table is
-    merged into the table that the key names. ``cells`` are added to the product as they stand, and what agrees with a
-    table in ``skip`` is left out of it. ``numbers`` are dotted paths into a run's summary, for the table; ``measure``
-    names the attacks to mount on every finished run.
-    """
-
-    title: str
-    base: dict[str, Any] = Field(default_factory=dict)
-    seeds: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (0,)
-    grid: dict[str, Any] = Field(default_factory=dict)
-    cells: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
-    skip: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
-    quick: Quick = Quick()
-    measure: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    numbers: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    figures: Annotated[tuple[Figure, ...], Field(strict=False)] = ()
+NOT_TOLD_APART = ("output", "speed")
+"""Tables that say how a run is made and watched, not what it learns: those that differ in nothing else are one run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One point of a study: what it has on each axis (``choices``), and its config, which each seed completes."""
+    """One point of a study: what it has on each axis (``choices``), and its config, which each seed completes.
+
+    ``files`` are the digests of what the config only names (`named_files`).
+    """
 
     choices: Tables
     config: RunConfig
+    files: Mapping[str, str]
+
+    @property
+    def epsilon(self) -> float | None:
+        """What its runs are to spend: infinite without noise, and None where that follows from a noise multiplier."""
+        privacy = self.config.privacy
+        if isinstance(privacy, NoPrivacy) or privacy.noise_multiplier == 0:
+            return math.inf
+        return privacy.epsilon if privacy.noise_multiplier is None else None
 
     def value(self, key: str) -> Any:
         """What this cell has at an axis, or at a dotted key of its config; None where there is no such key."""
@@ -97,30 +71,26 @@ class Study:
     @property
     def numbers(self) -> tuple[str, ...]:
         """The paths of all numbers that the table holds: accuracy first, then as the file names them."""
-        return tuple(
-            dict.fromkeys(("test_accuracy", *self.file.numbers, *(figure.show for figure in self.file.figures)))
-        )
+        shown = [figure.show for figure in self.file.figures]
+        spent = [EPSILON for figure in self.file.figures if figure.against == EPSILON]
+        return tuple(dict.fromkeys(("test_accuracy", *self.file.numbers, *shown, *spent)))
 
 
 def read_study(path: Path, overrides: Iterable[str] = (), *, quick: bool = False) -> Study:
     """The study in a TOML file, with ``key.path=value`` set in its base.
 
-    Raises `ConfigError` with one line for each unknown key, for each cell that cannot be run, and for an override that
-    the grid would overrule.
+    Raises `ConfigError` with one line for each unknown key, for each cell that cannot be run, for cells that differ in
+    nothing that tells runs apart, and for an override that the grid would overrule.
     """
-    try:
-        file = StudyFile.model_validate(read_toml(path))
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_line(detail)}" for detail in error.errors())) from None
-    if strangers := [kind for kind in file.measure if kind not in KINDS]:
-        raise ConfigError(f"measure: {strangers[0]}: is no attack; allowed are {', '.join(KINDS)}")
+    file = read_file(path)
     axes, seeds, base, extra = _axes(file.grid, "grid"), file.seeds, merged(BASE, file.base), file.cells
+    _check_skip(axes, base, file.skip)
     if quick:
         base, seeds = merged(base, file.quick.base), file.quick.seeds or seeds
         axes = _shortened(axes, _axes(file.quick.grid, "quick.grid"))
         extra = extra if file.quick.cells is None else file.quick.cells
     overrides = tuple(overrides)
-    _check_overrides(overrides, axes, extra)
+    _check_chosen(overrides, axes, extra)
     base = override(base, overrides)
     if "seed" in base:
         raise ConfigError("base.seed: a study takes its seeds from seeds")
@@ -134,59 +104,29 @@ def with_seed(config: RunConfig, seed: int) -> RunConfig:
     return config.model_copy(update={"seed": seed})
 
 
-def config_hash(config: RunConfig) -> str:
-    """The name of a run's folder: 16 hexadecimal digits of the SHA-256 of all that can change its result."""
-    tables = config.model_dump(mode="json", exclude={"output", "speed"})
-    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
+def config_hash(config: RunConfig, files: Mapping[str, str]) -> str:
+    """The name of a run's folder: 16 hexadecimal digits of the SHA-256 of all that can change what it learns.
 
-
-def merged(tables: Tables, more: Tables) -> dict[str, Any]:
-    """``tables`` with ``more`` laid over: tables are merged key by key, all else is replaced.
-
-    >>> merged({"data": {"partition": "iid", "min_examples": 2}}, {"data": {"partition": "shards"}})
-    {'data': {'partition': 'shards', 'min_examples': 2}}
+    ``files`` are what `named_files` found.
     """
-    both = {key: merged({}, value) if isinstance(value, Mapping) else value for key, value in tables.items()}
-    for key, value in more.items():
-        under = both.get(key)
-        both[key] = merged(under if isinstance(under, Mapping) else {}, value) if isinstance(value, Mapping) else value
-    return both
+    tables = config.model_dump(mode="json", exclude=set(NOT_TOLD_APART))
+    return hashlib.sha256(json.dumps({**tables, **files}, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def at(tables: Any, key: str) -> Any:
-    """What stands at a dotted key of nested tables and lists, counted from 0; None where nothing does."""
-    for part in key.split("."):
-        if isinstance(tables, Mapping):
-            tables = tables.get(part)
-        else:
-            tables = dict(enumerate(tables)).get(int(part)) if isinstance(tables, list) and part.isdecimal() else None
-    return tables
+def named_files(source: str, contract: str | None) -> dict[str, str]:
+    """SHA-256 of the data and of the contract that ``data.source`` and ``model.contract`` name, by these keys.
 
-
-def flat(tables: Tables, above: str = "") -> dict[str, Any]:
-    """Nested tables as one, of dotted keys.
-
-    >>> flat({"data": {"partition": "iid"}, "seed": 3})
-    {'data.partition': 'iid', 'seed': 3}
+    The package's own MNIST is not among them: it is always the same. Raises `ConfigError` for what cannot be read.
     """
-    found: dict[str, Any] = {}
-    for key, value in tables.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
-    return found
-
-
-def worded(value: Any) -> str:
-    """An axis' value for people: words alone, numbers behind their key.
-
-    >>> worded({"name": "FedTrimmedAvg", "beta": 0.2}), worded(0.5), worded(None)
-    ('FedTrimmedAvg, beta 0.2', '0.5', '–')
-    """
-    if isinstance(value, Mapping):
-        parts = (part if isinstance(part, str) else f"{key} {worded(part)}" for key, part in value.items())
-        return ", ".join(parts).replace("_", " ") or "–"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "–" if value is None else str(value).replace("_", " ")
+    files: dict[str, str] = {}
+    try:
+        if source != "mnist":
+            files["data.source"] = digest(load(source))
+        if contract is not None:
+            files["model.contract"] = hashlib.sha256(Path(contract).expanduser().read_bytes()).hexdigest()
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    return files
 
 
 def _axes(grid: Tables, where: str, above: str = "") -> dict[str, Sequence[Any]]:
@@ -208,10 +148,17 @@ def _shortened(axes: dict[str, Sequence[Any]], quick: dict[str, Sequence[Any]]) 
     return axes | quick
 
 
-def _check_overrides(overrides: Sequence[str], axes: Mapping[str, Sequence[Any]], extra: Sequence[Tables]) -> None:
-    """Whether any override would be overruled by what the cells say for themselves."""
-    chosen = [_nested(axis, value) for axis, values in axes.items() for value in values]
+def _check_chosen(overrides: Sequence[str], axes: Mapping[str, Sequence[Any]], extra: Sequence[Tables]) -> None:
+    """Whether what the cells say for themselves tells runs apart, and overrules no override."""
+    chosen = [nested(axis, value) for axis, values in axes.items() for value in values]
     decided = dict.fromkeys(key for tables in (*chosen, *extra) for key in flat(tables))
+    for key in decided:
+        if key == "seed":
+            raise ConfigError("seed: a study takes its seeds from seeds; cells cannot choose theirs")
+        if key.startswith(tuple(f"{table}." for table in NOT_TOLD_APART)):
+            raise ConfigError(
+                f"{key}: does not change what a run learns, so cells cannot differ in it; allowed is base.{key}"
+            )
     for setting in overrides:
         key = setting.partition("=")[0].strip()
         for other in decided:
@@ -226,26 +173,28 @@ def _points(
 ) -> Iterator[tuple[Tables, Tables]]:
     """The choices and the tables of every cell, those of the product first."""
     if axes or not extra:
-        for values in product(*axes.values()):
-            choices = dict(zip(axes, values, strict=True))
-            tables: Tables = base
-            for key, value in choices.items():
-                tables = merged(tables, _nested(key, value))
-            if not any(_agrees(tables, pattern) for pattern in skip):
+        for choices, tables in _product(axes, base):
+            if not any(agrees(tables, pattern) for pattern in skip):
                 yield choices, tables
     for added in extra:
         yield {axis: at(added, axis) for axis in axes} if axes else added, merged(base, added)
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    first, dot, rest = key.partition(".")
-    return {first: _nested(rest, value) if dot else value}
+def _product(axes: Mapping[str, Sequence[Any]], base: Tables) -> Iterator[tuple[Tables, Tables]]:
+    for values in product(*axes.values()):
+        choices = dict(zip(axes, values, strict=True))
+        tables: Tables = base
+        for key, value in choices.items():
+            tables = merged(tables, nested(key, value))
+        yield choices, tables
 
 
-def _agrees(tables: Any, pattern: Any) -> bool:
-    if not isinstance(pattern, Mapping):
-        return tables == pattern
-    return isinstance(tables, Mapping) and all(_agrees(tables.get(key), value) for key, value in pattern.items())
+def _check_skip(axes: Mapping[str, Sequence[Any]], base: Tables, skip: Sequence[Tables]) -> None:
+    """Whether each pattern leaves something out of the whole grid; overrides and ``[quick]`` may take that away."""
+    points = [tables for _, tables in _product(axes, base)]
+    for number, pattern in enumerate(skip, 1):
+        if not any(agrees(tables, pattern) for tables in points):
+            raise ConfigError(f"skip {number}: {worded(flat(pattern))}: no cell of the grid has that")
 
 
 def _checked(points: Sequence[tuple[Tables, Tables]]) -> tuple[Cell, ...]:
@@ -257,15 +206,17 @@ def _checked(points: Sequence[tuple[Tables, Tables]]) -> tuple[Cell, ...]:
     def read(model: Model, training: Training) -> LocalTraining:
         return read_model(RunConfig(model=model, training=training)).training
 
+    digests = cache(named_files)
     for choices, tables in points:
         try:
             config = from_mapping(tables)
             config = resolved(config, read(config.model, config.training))
+            files = digests(config.data.source, config.model.contract)
         except ConfigError as error:
             name = ", ".join(f"{key} = {worded(value)}" for key, value in choices.items())
             wrong[name] = "; ".join(str(error).splitlines())
         else:
-            cells.append(Cell(choices=choices, config=config))
+            cells.append(Cell(choices=choices, config=config, files=files))
     if len(set(wrong.values())) == 1 and len(wrong) == len(points):
         raise ConfigError(next(iter(wrong.values())))
     if wrong:
@@ -281,23 +232,14 @@ def _check_figures(figures: Sequence[Figure], cells: Sequence[Cell]) -> None:
         keys = [(field, getattr(figure, field)) for field in ("panels", "series", "against")]
         drawn: dict[tuple[str, ...], Cell] = {}
         for field, key in keys:
-            if key is not None and all(cell.value(key) is None for cell in cells):
+            told_by_runs = field == "against" and key == EPSILON
+            if key is not None and not told_by_runs and all(cell.value(key) is None for cell in cells):
                 raise ConfigError(f"figures {number}: {field} = {key}: no cell has that; name an axis or a config key")
         for cell in cells:
-            where = tuple(worded(cell.value(key)) for _, key in keys if key is not None)
-            if cell.value(figure.against) is not None and (other := drawn.setdefault(where, cell)) is not cell:
+            x = cell.epsilon if figure.against == EPSILON else cell.value(figure.against)
+            where = (*(worded(cell.value(key)) for _, key in keys[:2] if key is not None), worded(x))
+            if x is not None and (other := drawn.setdefault(where, cell)) is not cell:
                 raise ConfigError(
                     f"figures {number}: draws two cells at one place, {other} and {cell}; tell them apart by series "
                     "or panels"
                 )
-
-
-def _line(detail: Any) -> str:
-    """One pydantic error as one line."""
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        table = {"figures": Figure, "quick": Quick}.get(str(detail["loc"][0]), StudyFile)
-        return f"{key}: unknown key; allowed here: {', '.join(table.model_fields)}"
-    if detail["type"] == "missing":
-        return f"{key}: is missing"
-    return f"{key}: {detail['msg'][0].lower()}{detail['msg'][1:]}, got {str(detail['input'])[:60]}"

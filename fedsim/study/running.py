@@ -101,8 +101,8 @@ def jobs(study: Study, folder: Path) -> list[Job]:
 
 
 def run_folder(folder: Path, cell: Cell, seed: int) -> Path:
-    """Where a cell's run with this seed is kept: the same for equal configs, whichever study asks."""
-    return folder / RUNS / config_hash(with_seed(cell.config, seed))
+    """Where a cell's run with this seed is kept: the same for equal configs and files, whichever study asks."""
+    return folder / RUNS / config_hash(with_seed(cell.config, seed), cell.files)
 
 
 def perform(job: Job) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from fedsim import results
 from fedsim.files import write_atomically
-from fedsim.study.plan import Cell, Study, at, worded
+from fedsim.study.nested import at, worded
+from fedsim.study.plan import Cell, Study
 from fedsim.study.running import ATTACKS, RUNS, run_folder
 
 CONFIDENCE = 0.95
@@ -31,11 +32,16 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A cell with its estimates, by the number's path; a number that no run of the cell holds is not there."""
+    """A cell with its estimates, by the number's path; a number that no run of the cell holds is not there.
+
+    ``meaning`` says what is hidden with the cell's epsilon, and with which delta; it is empty where there is none.
+    Epsilons of different meanings cannot be compared.
+    """
 
     cell: Cell
     runs: tuple[str, ...]
     estimates: dict[str, Estimate]
+    meaning: str
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -71,6 +77,7 @@ def write_table(study: Study, folder: Path, rows: Sequence[Row], failures: dict[
             {
                 "choices": row.cell.choices,
                 "runs": row.runs,
+                "epsilon_means": row.meaning or None,
                 "numbers": {path: asdict(found) for path, found in row.estimates.items()},
             }
             for row in rows
@@ -101,7 +108,13 @@ def _row(study: Study, folder: Path, cell: Cell) -> Row:
     found = [_numbers(run) for run in folders if results.status(run) == "finished"]
     values = {path: [value for run in found if (value := _number(run, path)) is not None] for path in study.numbers}
     estimates = {path: estimate(several) for path, several in values.items() if several}
-    return Row(cell=cell, runs=tuple(run.name for run in folders), estimates=estimates)
+    meaning = _meaning(found[0].get("privacy") or {}) if found else ""
+    return Row(cell=cell, runs=tuple(run.name for run in folders), estimates=estimates, meaning=meaning)
+
+
+def _meaning(said: dict[str, Any]) -> str:
+    """What the epsilon of a run's ``summary["privacy"]`` is of."""
+    return f"{said['adjacency']}, delta {said['delta']:g}" if said.get("epsilon") is not None else ""
 
 
 def _numbers(run: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.config import ConfigError, from_mapping
-from fedsim.study.plan import at, config_hash, merged, read_study, with_seed, worded
+from fedsim.study.nested import at, merged, worded
+from fedsim.study.plan import config_hash, read_study, with_seed
 
 SHIPPED = Path(__file__).parent.parent.parent / "experiments" / "studies"
 STUDIES = ("attacks_under_dp", "non_iid", "privacy_accuracy", "privacy_settings", "robustness")
@@ -65,10 +66,13 @@ def test_cells_are_added_and_skipped_ones_left_out(write: Any) -> None:
     [[skip]]
     federation.cohort = 4
     data.partition = "shards"
+    [quick]
+    grid.federation.cohort = [2]
     """
     study = read_study(write(text))
     found = [(cell.config.federation.cohort, cell.config.data.partition) for cell in study.cells]
     assert found == [(2, "iid"), (2, "shards"), (4, "iid"), (6, "iid")]
+    assert len(read_study(write(text), quick=True).cells) == 3  # where nothing is left to skip
     assert study.cells[-1].value("federation.cohort") == 6
     assert study.cells[-1].value("data") is None
 
@@ -131,12 +135,32 @@ def test_set_is_refused_where_the_cells_would_overrule_it(write: Any, setting: s
         ("sedes = [1]", "sedes: unknown key; allowed here: title, base, seeds, grid"),
         ("seeds = []", "seeds: tuple should have at least 1 item"),
         ("seeds = ['a']", "seeds.0: input should be a valid integer, got a"),
+        ("seeds = [0, -1]", "seeds.1: input should be greater than or equal to 0, got -1"),
+        ("seeds = [1, 2, 1]", "seeds: must differ from one another: a run made twice is one run, got [1, 2, 1]"),
+        ("[quick]\nseeds = [3, 3]", "quick.seeds: must differ from one another"),
         ("[[figures]]\nx = 1", "figures.0.against: is missing"),
         ("quick.cell = []", "quick.cell: unknown key; allowed here: base, seeds, grid, cells"),
         ("measure = ['mood']", "measure: mood: is no attack; allowed are membership, "),
         ("[grid]\nfederation.cohort = 3", "grid.federation.cohort = 3: must be a list of at least one value"),
         ("[grid]\nfederation.cohotr = [3, 4]", "federation.cohotr: unknown key; did you mean cohort?"),
         ("base.seed = 3", "base.seed: a study takes its seeds from seeds"),
+        ("[grid]\nseed = [1, 2]", "seed: a study takes its seeds from seeds; cells cannot choose theirs"),
+        ("[[cells]]\nseed = 1", "seed: a study takes its seeds from seeds; cells cannot choose theirs"),
+        (
+            "[grid]\noutput.evaluate_every = [1, 5]",
+            "output.evaluate_every: does not change what a run learns, so cells cannot differ in it; allowed is base",
+        ),
+        ("[grid]\nspeed = [{ workers = 2 }]", "speed.workers: does not change what a run learns"),
+        ("[[cells]]\nspeed.engine = 'torch'", "speed.engine: does not change what a run learns"),
+        (
+            "[grid]\nfederation.cohort = [2, 4]\n[[skip]]\nfederatoin.cohort = 4",
+            "skip 1: federatoin.cohort 4: no cell of the grid has that",
+        ),
+        (
+            "base.federation = 3\n[grid]\nfederation.cohort = [2, 4]",
+            "federation = 3: must be a table, as the study sets keys in it",
+        ),
+        ("base.data = { source = 'gone.npz' }", "data.source = gone.npz: cannot be read: No such file"),
         ("[grid]\ndata.alpha = [1]\n[quick]\ngrid.model = [1]", "quick.grid.model: is no axis of grid"),
         ("[[figures]]\nagainst = 'data.alhpa'", "figures 1: against = data.alhpa: no cell has that"),
         ("[[skip]]\nbaselines.central = false", "skip: leaves no cell to run"),
@@ -168,24 +192,26 @@ def test_every_bad_cell_is_named_before_anything_runs(write: Any) -> None:
 def test_the_hash_is_of_all_that_changes_results_and_of_nothing_else() -> None:
     config = from_mapping({})
     same = from_mapping({**config.model_dump(), "output": {"folder": "elsewhere"}, "speed": {"workers": 7}})
-    assert config_hash(same) == config_hash(config)
-    assert config_hash(from_mapping(json.loads(json.dumps(config.model_dump(mode="json"))))) == config_hash(config)
+    assert config_hash(same, {}) == config_hash(config, {})
+    read = from_mapping(json.loads(json.dumps(config.model_dump(mode="json"))))
+    assert config_hash(read, {}) == config_hash(config, {})
     others = [with_seed(config, 1), *(from_mapping(tables) for tables in ({"data": {"partition": "shards"}},
               {"federation": {"rounds": 21}}, {"privacy": {"epsilon": 1}}))]  # fmt: skip
-    assert len({config_hash(other) for other in [config, *others]}) == 5
+    hashes = {config_hash(other, {}) for other in [config, *others]}
+    assert len(hashes | {config_hash(config, {"data.source": found}) for found in "ab"}) == 7
 
 
 def test_the_hash_is_the_same_in_every_process() -> None:
     code = (
         "from fedsim.study.plan import config_hash, from_mapping;"
-        "print(config_hash(from_mapping({'data': {'partition': 'shards'}})))"
+        "print(config_hash(from_mapping({'data': {'partition': 'shards'}}), {}))"
     )
     said: set[str] = set()
     for seed in ("1", "2"):
         told = {**os.environ, "PYTHONHASHSEED": seed}
         shown = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
         said.add(shown.stdout.strip())
-    assert said == {config_hash(from_mapping({"data": {"partition": "shards"}}))}
+    assert said == {config_hash(from_mapping({"data": {"partition": "shards"}}), {})}
 
 
 def test_what_follows_from_the_model_is_part_of_the_hash(write: Any) -> None:
@@ -194,16 +220,26 @@ def test_what_follows_from_the_model_is_part_of_the_hash(write: Any) -> None:
         for text in ("\ntraining.epochs = 2\ntraining.batch_size = 20", "")
     )
     assert said == followed
-    assert config_hash(said) == config_hash(followed)
+    assert config_hash(said, {}) == config_hash(followed, {})
 
 
 NESTED = st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3))
 TABLES = st.dictionaries(st.sampled_from("abc"), NESTED, max_size=3)
 
 
+def clashes(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether ``other`` has a table, at any depth, where ``one`` has a number."""
+    tables = [(one[key], value) for key, value in other.items() if key in one and isinstance(value, dict)]
+    return any(not isinstance(under, dict) or clashes(under, value) for under, value in tables)
+
+
 @given(TABLES, TABLES)
 def test_merging_keeps_what_is_said_last_and_changes_neither(one: dict[str, Any], other: dict[str, Any]) -> None:
     before = json.dumps([one, other])
+    if clashes(one, other):
+        with pytest.raises(ConfigError, match="must be a table"):
+            merged(one, other)
+        return
     both = merged(one, other)
     assert json.dumps([one, other]) == before
     assert merged(one, {}) == one

@@ -10,16 +10,21 @@ from multiprocessing import active_children
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 
 from fedsim import ConfigError, run
 from fedsim.config import from_mapping
-from fedsim.results import read_config, status
-from fedsim.study.plan import config_hash, read_study
+from fedsim.coreml.contract import read_contract
+from fedsim.coreml.weights import write_weights
+from fedsim.models.networks import NETWORKS
+from fedsim.results import SUMMARY, read_config, status, write_json
+from fedsim.study.plan import config_hash, named_files, read_study
 from fedsim.study.running import LOCK, jobs, run_study
 from fedsim.study.table import read_rows
 from tests.report.reading import assert_self_contained, read_page
 from tests.runs.test_resume import listen_to_interrupts
+from tests.small import write_small_dataset
 from tests.study.conftest import fedsim_study
 from tests.study.test_plan import SHIPPED, STUDIES
 
@@ -57,7 +62,8 @@ def test_a_shipped_study_runs_from_end_to_end(first: "subprocess.CompletedProces
     for cell in table["cells"]:
         (name,) = cell["runs"]
         folder = finished / "runs" / name
-        assert config_hash(read_config(folder)) == name
+        config = read_config(folder)
+        assert config_hash(config, named_files(config.data.source, config.model.contract)) == name
         summary = json.loads((folder / "summary.json").read_text())
         assert cell["numbers"]["test_accuracy"]["mean"] == summary["test_accuracy"]
         worst = summary["client_accuracy"]["worst_decile_mean"]
@@ -174,6 +180,34 @@ def test_attacks_are_measured_once_on_every_finished_run(tmp_path: Path, source:
     found = json.loads((job.folder / "attacks" / "membership.json").read_text())
     (row,) = read_rows(study, folder)
     assert 0 < row.estimates["attacks.membership.auc"].mean == found["auc"] < 1
+
+
+def test_runs_are_to_do_again_where_their_data_or_their_model_has_changed(tmp_path: Path) -> None:
+    """A path says nothing of what it leads to; and what was made of files that came back still holds."""
+    data, model, path = tmp_path / "digits.npz", tmp_path / "own.mlmodel", tmp_path / "tiny.toml"
+    write_small_dataset(data)
+    contract = NETWORKS["lenet5"].contract(NETWORKS["lenet5"].training["sgd"])
+    model.write_bytes(contract)
+    path.write_text(
+        TINY.format(source=str(data), rounds=1).replace("[grid]", f"model.contract = {str(model)!r}\n[grid]")
+    )
+
+    def left() -> list[bool]:
+        return [not job.done() for job in jobs(read_study(path), tmp_path)]
+
+    assert left() == [True, True]
+    for job in jobs(read_study(path), tmp_path):
+        write_json(job.folder / SUMMARY, {"status": "finished"})
+    assert left() == [False, False]
+    held = data.read_bytes()
+    with np.load(data) as arrays:
+        np.savez(data, **{**arrays, "y_test": arrays["y_test"][::-1]})
+    assert left() == [True, True]
+    data.write_bytes(held)
+    assert left() == [False, False]
+    read = read_contract(contract)
+    model.write_bytes(write_weights(read.file, read.slots, np.ones(read.parameters, np.float32)))
+    assert left() == [True, True]
 
 
 @pytest.mark.slow
