@@ -32,7 +32,8 @@ def with_forged(attack: Poisoning, malicious: NDArray[np.int64], orders: Orders,
     if not len(rows):
         return trained
     stack = trained.weights.copy()
-    stack[rows] = orders.weights + forged(attack, stack[rows] - orders.weights, len(orders.clients))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is then not finite is a failed phone's
+        stack[rows] = orders.weights + forged(attack, stack[rows] - orders.weights, len(orders.clients))
     return replace(trained, weights=stack)
 
 

@@ -11,6 +11,7 @@ import pytest
 from fedsim import ConfigError, resume, run
 from fedsim.data.partition import indices
 from fedsim.federation import Federation, set_up, training_examples, training_shards
+from fedsim.poisoning_settings import FLOAT32_MAX
 from fedsim.recording import Row
 from fedsim.simulation.engines import open_engine
 from fedsim.simulation.grid import FederationGrid
@@ -48,6 +49,16 @@ def test_what_ruins_the_mean_does_not_ruin_robust_ones(
     for strategy in defences:
         defended, _ = play(tiny_config(tmp_path / "run", poisoning=attack, strategy=strategy))
         assert defended > 0.97, strategy
+
+
+@pytest.mark.parametrize("strategy", [MEDIAN, CLIP, CENTRED, GEOMETRIC], ids=lambda value: value["name"])
+def test_no_boost_is_too_much(tmp_path: Path, strategy: dict[str, Any]) -> None:
+    """The largest there is leaves updates finite, or phones failed."""
+    attack = {"attack": "scaling", "fraction": 0.3, "boost": FLOAT32_MAX}
+    accuracy, _ = play(tiny_config(tmp_path / "run", poisoning=attack, strategy=strategy))
+    assert accuracy > 0.97
+    with pytest.raises(ConfigError, match=r"poisoning\.boost = 1e\+39"):
+        tiny_config(tmp_path / "run", poisoning={**attack, "boost": 1e39})
 
 
 @pytest.mark.parametrize(
