@@ -64,7 +64,8 @@ class Scaling(Colluding):
 class LittleIsEnough(Colluding):
     """All colluders send the mean of their honest updates less ``z`` standard deviations (Baruch et al. 2019).
 
-    Without ``z`` it is the paper's: the furthest that still has a majority with it, of the round's cohort.
+    Without ``z`` it is the paper's: the furthest that still has a majority with it, of the round's cohort. That is 0,
+    and the attack idle, where few come: 2 or less of a cohort of 10, and of any cohort 1, who has no deviation.
     """
 
     attack: Literal["little_is_enough"]

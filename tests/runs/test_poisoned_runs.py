@@ -139,6 +139,14 @@ def test_an_attack_by_nobody_changes_no_bit(tmp_path: Path) -> None:
     assert summaries[1]["poisoning"] == {"malicious": 0, "attack_success": nobody[-1]["attack_success"]}
 
 
+def test_a_run_says_how_far_its_colluders_go(tmp_path: Path) -> None:
+    for fraction, z in ((0.2, 0.0), (0.4, 0.43)):
+        attack = {"attack": "little_is_enough", "fraction": fraction}
+        config = tiny_config(tmp_path / f"{fraction}", poisoning=attack, federation={"rounds": 2})
+        rows = run(config, dataset=tiny_dataset()).rounds
+        assert [row["z"] for row in rows] == [None, *[pytest.approx(z, abs=0.001)] * 2]
+
+
 def test_an_attack_that_forges_is_aggregated_from_the_stack(tmp_path: Path) -> None:
     assert federation(tmp_path, poisoning={"attack": "scaling"}).config.speed.aggregation == "stacked"
     assert federation(tmp_path, poisoning={"attack": "label_flip"}).config.speed.aggregation == "streamed"
