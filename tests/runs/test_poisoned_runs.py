@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fedsim import ConfigError, resume, run
 from fedsim.data.partition import indices
 from fedsim.federation import Federation, set_up, training_examples, training_shards
 from fedsim.poisoning_settings import FLOAT32_MAX
-from fedsim.recording import Row
+from fedsim.recording import Row, RunError
 from fedsim.simulation.engines import open_engine
 from fedsim.simulation.grid import FederationGrid
 from fedsim.simulation.poisoned import poisoned
@@ -59,6 +60,19 @@ def test_no_boost_is_too_much(tmp_path: Path, strategy: dict[str, Any]) -> None:
     assert accuracy > 0.97
     with pytest.raises(ConfigError, match=r"poisoning\.boost = 1e\+39"):
         tiny_config(tmp_path / "run", poisoning={**attack, "boost": 1e39})
+
+
+def test_a_phone_that_sends_what_is_no_number_is_gone_without_or_named(tmp_path: Path) -> None:
+    given, dataset = federation(tmp_path), tiny_dataset()
+    inputs = dataset.train.inputs.astype(np.float32)
+    inputs[indices(given.partition, 3)[0]] = np.nan
+    broken = replace(dataset, train=replace(dataset.train, inputs=inputs))
+    rounds = {"rounds": 2, "on_client_failure": "continue"}
+    record = run(tiny_config(tmp_path / "goes on", strategy=GEOMETRIC, federation=rounds), dataset=broken)
+    assert [row["failures"] for row in record.rounds] == [0, 1, 1]
+    assert np.isfinite(record.weights).all()
+    with pytest.raises(RunError, match="client 3, round 1, train: its model is not finite; a lower learning rate"):
+        run(tiny_config(tmp_path / "stops", strategy=GEOMETRIC), dataset=broken)
 
 
 @pytest.mark.parametrize(
