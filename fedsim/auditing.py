@@ -1,6 +1,7 @@
 """The audit of a config: it trains with canary clients among its phones, and what it releases tells who they were.
 
-Nothing is mocked: the phones train, Flower's own loop aggregates, and the noise is that of a run with this config.
+The phones train, Flower's loop aggregates; clipping, sum, noise and sampling are the code of any private run that
+stacks its phones' models. Sums that an engine forms while phones train agree with that one, which is tested elsewhere.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from fedsim.simulation.audited import with_canaries
 from fedsim.simulation.engines import Engine, open_engine
 from fedsim.simulation.grid import FederationGrid
 from fedsim.simulation.poisoned import poisoned
-from fedsim.simulation.private import Cohort, cohort_of, first_state, private_phone
+from fedsim.simulation.private import Clipped, Cohort, Train, first_state, private_phone, stacked
 from fedsim.strategies import build_strategy
 from fedsim.updates import ClippedSum, Orders, Updates
 
@@ -95,16 +96,17 @@ def with_audit(federation: Federation, count: int) -> Audited:
     return Audited(federation=federation, plan=plan, canaries=canaries, attendance=attendance)
 
 
-def audited_cohort(audited: Audited, engine: Engine) -> tuple[Cohort, Ear]:
-    """The cohort of a run with the canaries in it, and an ear at its phones (`with_canaries`)."""
-    federation, plan, canaries = audited.federation, audited.plan, audited.canaries
-    engine = poisoned(engine, federation)
-    phones = cohort_of(federation, engine, partial(draw, plan), engine.train)
+def audited_cohort(
+    audited: Audited, engine: Engine, summed: Callable[[Train], Clipped] = stacked
+) -> tuple[Cohort, Ear]:
+    """The cohort of a run with the canaries in it, ``summed`` as is to be audited, and an ear (`with_canaries`)."""
+    plan, canaries = audited.plan, audited.canaries
 
     def attend(number: int) -> NDArray[np.int64]:
         return attending(canaries, number, audited.attendance[:, number - 1])
 
-    return with_canaries(phones, canaries, plan.clients, attend)
+    train = poisoned(engine, audited.federation).train
+    return with_canaries(partial(draw, plan), train, canaries, first=plan.clients, attend=attend, summed=summed)
 
 
 def play(audited: Audited, cohort: Cohort, hear: Ear) -> NDArray[np.float32]:

@@ -245,7 +245,7 @@ def audit_verb(
 ) -> None:
     """Train with canary clients among the phones, and bound epsilon by how well the releases tell who they were.
 
-    All rounds are played as `fedsim run` plays them. Exit code 1 if the claim is refuted.
+    All rounds are played as `fedsim run --set speed.aggregation=stacked` plays them. Exit code 1 if refuted.
 
     **Examples**
 

@@ -179,6 +179,33 @@ def read_replies(replies: Iterable[Message], orders: Orders) -> Updates:
     )
 
 
+def without_diverged(messages: Sequence[Message], clients: Sequence[int], replies: Sequence[Message]) -> list[Message]:
+    """``replies``, with an error in the place of each whose model is not made of finite float32 numbers.
+
+    One phone that diverged, or lies, so takes nobody else with it. Where all have diverged, their replies stay as they
+    are: there is nobody to go on with, and what they come to says why.
+    """
+    answered = [not reply.has_error() for reply in replies]
+    diverged = [good and not _is_finite(reply.content) for good, reply in zip(answered, replies, strict=True)]
+    if diverged == answered:
+        return list(replies)
+    return [
+        Message(Error(CLIENT_APP_RAISED, _not_finite(message, client)), reply_to=message) if lost else reply
+        for message, client, reply, lost in zip(messages, clients, replies, diverged, strict=True)
+    ]
+
+
+def _not_finite(message: Message, client: int) -> str:
+    number = cast(ConfigRecord, _part(message.content, CONFIG))[ROUND]
+    return f"client {client}, round {number}, {phase(message)}: its model is not finite; a lower learning rate may help"
+
+
+def _is_finite(content: RecordDict) -> bool:
+    arrays = [array.numpy() for record in content.array_records.values() for array in record.values()]
+    with np.errstate(over="ignore"):
+        return all(bool(np.isfinite(array.astype(np.float32, copy=False)).all()) for array in arrays)
+
+
 def describe(failed: Failure) -> str:
     """A failure in one line: which client, when, doing what, why."""
     return f"client {failed.client}, round {failed.round}, {failed.stage}: {failed.reason}"

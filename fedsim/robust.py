@@ -1,7 +1,8 @@
-"""Robust means of stacks ``[C, P]``, one vector a phone: what a minority of arbitrary rows cannot carry away.
+"""Robust means of stacks ``[C, P]``, one vector a phone: what a minority of rows, any finite ones, cannot carry away.
 
-Coordinate median, trimmed mean, Krum, multi-Krum and Bulyan are Flower's own. All rows count alike: the number of its
-examples is one more thing that a phone can lie about.
+Rows are of finite float32 numbers; a phone that sends others has failed before it comes to this.
+Coordinate median, trimmed mean, Krum, multi-Krum and Bulyan are Flower's own. Here all rows count alike: the number of
+its examples is one more thing that a phone can lie about, and in Flower's multi-Krum, which weighs by it, does.
 """
 
 import numpy as np
@@ -39,11 +40,12 @@ def centred_clipping(stack: Stack, centre: Vector, radius: float, iterations: in
 def geometric_median(stack: Stack, smoothing: float, iterations: int) -> Vector:
     """The point with the least sum of distances to the rows ``[C, P]``, ``float64[P]``; RFA's aggregate.
 
-    By ``iterations`` of the smoothed Weiszfeld algorithm (Pillutla et al. 2022, algorithm 2) from the mean: the rows'
-    mean weighted by the inverse of their distances, which count as at least ``smoothing``.
+    By ``iterations`` of the smoothed Weiszfeld algorithm (Pillutla et al. 2022, algorithm 2): the rows' mean weighted
+    by the inverse of their distances, which count as at least ``smoothing``. It begins at the coordinate median, which
+    a minority cannot carry away; from the mean an iteration comes back only by a factor of honest rows to others.
     """
     zero = np.zeros(stack.shape[1])
-    point = weighted_sum(np.full(len(stack), 1 / len(stack)), stack, zero)
+    point = np.median(stack, axis=0).astype(np.float64)
     for _ in range(iterations):
         nearness = 1 / np.maximum(distances(stack, point), smoothing)
         point = weighted_sum(nearness / nearness.sum(), stack, zero)

@@ -67,7 +67,9 @@ def audit_table(found: Audit) -> Table:
     table = Table(box=None, show_header=False)
     bounds = found.bounds
     table.add_row("claimed", f"epsilon {found.claimed_epsilon:.4g} at delta {found.delta:g}")
-    table.add_row(f"at least, at {found.confidence:.0%}", f"epsilon {bounds.one_run_fdp:.3g} (f-DP in one run)")
+    table.add_row(
+        f"at least, at {found.confidence:.0%}", f"epsilon {bounds.one_run_fdp:.3g} (f-DP in one run, which decides)"
+    )
     table.add_row("", f"epsilon {bounds.one_run:.3g} (one run), {bounds.clopper_pearson:.3g} (Clopper-Pearson)")
     table.add_row("guesses", f"{found.correct:,} of {found.guesses:,} right, about {found.canaries:,} canaries")
     table.add_row("area under ROC", f"{found.auc:.3f}")

@@ -92,7 +92,7 @@ class Krum(Table):
 
 
 class MultiKrum(Table):
-    """Blanchard et al. 2017."""
+    """Blanchard et al. 2017, but for the mean: Flower weighs it by the examples that phones say they hold."""
 
     name: Literal["MultiKrum"]
     num_malicious_nodes: int = Field(default=0, ge=0)
@@ -100,7 +100,11 @@ class MultiKrum(Table):
 
 
 class Bulyan(Table):
-    """El Mhamdi et al. 2018."""
+    """El Mhamdi et al. 2018, but for the selection: Flower takes the best Krum scores of one round of scoring.
+
+    The paper selects one by one, scoring anew what is left each time, and mostly selects others; its proof is of that.
+    A phone that fails is missing: of fewer than ``4 * num_malicious_nodes + 3`` Flower makes no new model.
+    """
 
     name: Literal["Bulyan"]
     num_malicious_nodes: int = Field(default=0, ge=0)

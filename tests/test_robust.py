@@ -90,6 +90,14 @@ def test_a_minority_cannot_carry_the_geometric_median_away(honest: np.ndarray, w
     assert np.linalg.norm(geometric_median(stack, 1e-6, 300) - centre) <= bound * (1 + 1e-3) + 1e-3
 
 
+@pytest.mark.parametrize("far", [1e6, 1e38])
+def test_ten_iterations_are_enough_however_far_off_a_minority_is(far: float) -> None:
+    stack = drawn(10, 20).astype(np.float32)
+    stack[:4] *= np.float32(far)
+    assert np.abs(geometric_median(stack, 1e-6, 10)).max() < np.abs(stack[4:]).max()
+    assert np.linalg.norm(clipped_mean(stack, np.zeros(20), 1.0)) <= 1 + 1e-12
+
+
 def test_float32_stacks_are_averaged_in_float64() -> None:
     stack = drawn(9, 5).astype(np.float32)
     for one, other in (

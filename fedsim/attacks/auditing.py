@@ -52,7 +52,10 @@ class Audit:
 
     @property
     def refuted(self) -> bool:
-        """Whether the claim is false, with the audit's confidence: by ``one_run_fdp``, the bound that decides."""
+        """Whether the claim is false, with the audit's confidence: by ``one_run_fdp``, the only bound that decides.
+
+        If any of three could, each would have to hold with more confidence, and could then show less.
+        """
         return self.bounds.one_run_fdp > self.claimed_epsilon
 
 

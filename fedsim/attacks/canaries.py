@@ -4,7 +4,7 @@ Andrew et al. 2024, "One-shot empirical privacy estimation for federated learnin
 and a direction is drawn again wherever it is needed, so that a thousand of them never lie in memory at once.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ _ROUNDS = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Canaries:
-    """Clients that send ``clip`` times a random unit direction of their own in every round they attend.
+    """Clients whose update, once clipped, is ``clip`` times a random unit direction of their own, whenever they attend.
 
     ``included`` ``bool[m]`` says which of them exist for the whole run, each with probability 1/2: that is what an
     auditor guesses, and what neighbouring runs differ in. A direction is a vertex of the cube, ``+-1/sqrt(dimension)``
@@ -79,20 +79,14 @@ def attending(canaries: Canaries, round: int, attendance: float | Vector) -> NDA
     return np.flatnonzero(canaries.included & present)
 
 
-def contribution(canaries: Canaries, chosen: NDArray[np.int64]) -> Vector:
-    """What the canaries ``chosen`` add to the sum of clipped updates, ``float64[P]``."""
-    total = np.zeros(canaries.dimension)
-    for block in _blocks(chosen):
-        total += directions(canaries, block).sum(axis=0)
-    return canaries.clip * total
-
-
 def agreement(canaries: Canaries, releases: Vector) -> Vector:
     """How far each of ``releases`` ``float64[T, P]`` points along each canary, in clips: ``float64[m, T]``.
 
     It is 1 on average where the canary is in a released sum, and 0 where it is not.
     """
-    seen = [directions(canaries, block) @ releases.T for block in _blocks(np.arange(len(canaries)))]
+    everyone = np.arange(len(canaries))
+    blocks = [everyone[first : first + _CANARIES] for first in range(0, len(canaries), _CANARIES)]
+    seen = [directions(canaries, block) @ releases.T for block in blocks]
     return np.concatenate(seen) / canaries.clip
 
 
@@ -139,41 +133,6 @@ def audit_releases(
         confidence=confidence,
         guesses=guesses,
     )
-
-
-def audit_mechanism(
-    release: Callable[[Vector], Vector],
-    canaries: Canaries,
-    *,
-    claim: Claim,
-    rounds: int = 1,
-    attendance: float | Vector = 1.0,
-    confidence: float = 0.95,
-    guesses: int | None = None,
-) -> Audit:
-    """Audit ``release``, which takes a round's sum of clipped updates ``float64[P]`` and returns it with its noise.
-
-    In each of ``rounds`` the sum holds the canaries that attend it, and nobody else. The rest is as in
-    `audit_releases`.
-    """
-
-    def of_round(round: int) -> Vector:
-        chances = attendance if isinstance(attendance, float | int) else attendance[:, round]
-        return release(contribution(canaries, attending(canaries, round, chances)))
-
-    return audit_releases(
-        canaries,
-        map(of_round, range(rounds)),
-        attendance=attendance,
-        claim=claim,
-        confidence=confidence,
-        guesses=guesses,
-    )
-
-
-def _blocks(chosen: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for first in range(0, len(chosen), _CANARIES):
-        yield chosen[first : first + _CANARIES]
 
 
 def _stacks(releases: Iterable[Vector]) -> Iterator[Vector]:

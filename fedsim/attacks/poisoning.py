@@ -80,9 +80,19 @@ def forged(attack: Poisoning, updates: Rows, cohort: int) -> Rows:
     if isinstance(attack, InnerProduct):
         return np.broadcast_to(np.float32(-attack.boost) * updates.mean(axis=0), updates.shape)
     if isinstance(attack, LittleIsEnough):
-        z = np.float32(unnoticed(cohort, len(updates)) if attack.z is None else attack.z)
+        z = np.float32(deviations(attack, cohort, len(updates)))
         return np.broadcast_to(updates.mean(axis=0) - z * updates.std(axis=0), updates.shape)
     return updates
+
+
+def deviations(attack: LittleIsEnough, cohort: int, colluders: int) -> float:
+    """How many standard deviations the ``colluders`` of a ``cohort`` go off their mean: the attack's z.
+
+    0 is an idle attack, as of one colluder alone, who has no deviation to go by.
+    """
+    if colluders < 2:
+        return 0.0
+    return unnoticed(cohort, colluders) if attack.z is None else attack.z
 
 
 def unnoticed(cohort: int, colluders: int) -> float:

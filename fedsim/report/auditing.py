@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIZE = (704, 190)
+_DECIDES = "f-DP in one run"
 _NEEDS = {
-    "f-DP in one run": "a Gaussian trade-off curve, or one above it",
+    _DECIDES: "a Gaussian trade-off curve, or one above it",
     "one run": "nothing",
     "Clopper-Pearson": "canaries that do not depend on each other",
 }
@@ -59,6 +60,11 @@ def verdict(audit: Audit) -> str:
         doubt = f"With every guess right it would be {limit:.2f}: this audit could not have refuted the claim."
     else:
         doubt = "An audit can find a fault; it cannot prove a claim."
+    if beyond := [name for name, bound in _bounds(audit).items() if name != _DECIDES and bound > claimed]:
+        doubt += (
+            f" The bound by {' and '.join(beyond)} lies beyond the claim, which is not for it to decide: of several "
+            "bounds one may well be wrong. An audit with more canaries can tell."
+        )
     return f"Epsilon is {found:.2f} or more, which agrees with the claim of {claimed:.4g}. {doubt}"
 
 
@@ -77,9 +83,10 @@ def audit_picture(audit: Audit) -> Picture:
         ),
         caption=(
             f"Lower bounds on epsilon at delta {audit.delta:g} and {100 * audit.confidence:g} % confidence, from "
-            f"{audit.correct:,} right of {audit.guesses:,} guesses at memberships of {audit.canaries:,} canaries; a "
-            "bar beyond the claim (dashed) refutes it. The upright mark is where the bar would end with every guess "
-            "right. Mahloujifar et al. 2024; Steinke et al. 2023; Clopper-Pearson limits over 30 thresholds."
+            f"{audit.correct:,} right of {audit.guesses:,} guesses at memberships of {audit.canaries:,} canaries. One "
+            "bound decides, chosen before the audit: the claim (dashed) is refuted where the f-DP bar goes beyond it. "
+            "The upright mark is where a bar would end with every guess right. Mahloujifar et al. 2024; Steinke et al. "
+            "2023; Clopper-Pearson limits over 30 thresholds."
         ),
         wide=True,
     )
@@ -89,8 +96,7 @@ def _draw(figure: Figure, audit: Audit) -> None:
     axes = figure.add_axes((0.17, 0.2, 0.75, 0.66), facecolor="none")
     rows = {"claimed": audit.claimed_epsilon, **_bounds(audit)}
     for row, (name, epsilon) in enumerate(rows.items()):
-        claimed = name == "claimed"
-        hue = QUIET if claimed else ORANGE if epsilon > audit.claimed_epsilon else BLUE
+        hue = ORANGE if name == _DECIDES and audit.refuted else QUIET if name == "claimed" else BLUE
         axes.barh(row, epsilon, height=0.5, color=hue)
         axes.annotate(
             f"{epsilon:.2f}", (epsilon, row), xytext=(4, 0), textcoords="offset points", color=INK, va="center"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedsim.poisoning_settings import Backdoor, LabelFlip, NoPoisoning, Poisoning
 from fedsim.report.drawing import BLUE, LINES, ORANGE, Picture, label_ends, plot_area, plot_line, svg
-from fedsim.report.folder import RunFolder, column
+from fedsim.report.folder import Record, RunFolder, column
 from fedsim.report.layout import Section, Table
 from fedsim.report.numbers import Cell, count, mean_count, percent
 
@@ -77,7 +77,19 @@ def _participation(run: RunFolder, fraction: float) -> tuple[Cell, ...]:
         return share, " of the clients are malicious."
     malicious = column(trained, "malicious")
     lowest, highest, mean = count(malicious.min()), count(malicious.max()), mean_count(malicious.mean())
-    return share, " of the clients are malicious; of a round's, ", lowest, " to ", highest, ", ", mean, " on average."
+    come = (share, " of the clients are malicious; of a round's, ", lowest, " to ", highest, ", ", mean, " on average.")
+    return *come, *_idle(trained)
+
+
+def _idle(trained: list[Record]) -> tuple[Cell, ...]:
+    """In how many rounds an attack that goes by its z had none."""
+    z = column(trained, "z")
+    known = z[np.isfinite(z)]
+    if not (known == 0).any():
+        return ()
+    idle, rounds = count((known == 0).sum()), count(len(known))
+    why = " rounds the attack was idle: with so few malicious phones its z is 0, and they sent their honest mean."
+    return " In ", idle, " of ", rounds, why
 
 
 def _table(run: RunFolder) -> Table:

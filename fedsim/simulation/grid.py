@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.messages import phase, read_orders, write_replies
+from fedsim.messages import phase, read_orders, without_diverged, write_replies
 from fedsim.updates import Orders, Updates
 
 FIRST_SIMULATED_NODE = 2**32
@@ -108,14 +108,15 @@ class FederationGrid(Grid):
         """A reply or an error for every message, in their order.
 
         Real nodes train while the simulated ones do; one that has not replied ``timeout`` seconds after that is
-        answered for with an error.
+        answered for with an error, as is one whose model is not finite (`without_diverged`).
         """
         batch = list(messages)
         real = [message for message in batch if self._is_real(message)]
         ids = self._hand_on(real)
         replies = self._simulate(batch)
         from_inner = iter(self._collect(real, ids, timeout))
-        return [reply if reply is not None else next(from_inner) for reply in replies]
+        clients = [self.client_of(message.metadata.dst_node_id) for message in batch]
+        return without_diverged(batch, clients, [next(from_inner) if reply is None else reply for reply in replies])
 
     def _simulate(self, messages: list[Message]) -> list[Message | None]:
         """The simulated phones' replies, None in the place of every message that is not for one."""

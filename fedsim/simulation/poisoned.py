@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.attacks.poisoning import aim, forged
+from fedsim.attacks.poisoning import aim, deviations, forged
 from fedsim.federation import Federation
-from fedsim.poisoning_settings import NoPoisoning, Poisoning, forges_updates
+from fedsim.poisoning_settings import LittleIsEnough, NoPoisoning, Poisoning, forges_updates
 from fedsim.simulation.engines import Engine
 from fedsim.updates import Orders, Updates, Weights
 
@@ -32,7 +32,8 @@ def with_forged(attack: Poisoning, malicious: NDArray[np.int64], orders: Orders,
     if not len(rows):
         return trained
     stack = trained.weights.copy()
-    stack[rows] = orders.weights + forged(attack, stack[rows] - orders.weights, len(orders.clients))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is then not finite is a failed phone's
+        stack[rows] = orders.weights + forged(attack, stack[rows] - orders.weights, len(orders.clients))
     return replace(trained, weights=stack)
 
 
@@ -40,7 +41,7 @@ def progress(engine: Engine, federation: Federation) -> Callable[[list[int], Wei
     """Gives the columns of a round with these clients and the model after it; none where nobody is malicious.
 
     ``malicious`` is how many of the clients are; ``attack_success``, where the attack has an `aim`, the share of its
-    examples that the model labels as it wants.
+    examples that the model labels as it wants; ``z``, of `LittleIsEnough`, its `deviations`, where 0 is idle.
     """
     attack, dataset = federation.config.poisoning, federation.dataset
     if isinstance(attack, NoPoisoning):
@@ -49,6 +50,8 @@ def progress(engine: Engine, federation: Federation) -> Callable[[list[int], Wei
 
     def columns(clients: list[int], weights: Weights) -> Columns:
         found: Columns = {"malicious": int(np.isin(clients, federation.malicious).sum())}
+        if isinstance(attack, LittleIsEnough):
+            found["z"] = deviations(attack, len(clients), found["malicious"]) if clients else None
         if aimed:
             found["attack_success"] = float(engine.score_on(weights, aimed)[1].mean())
         return found

@@ -140,8 +140,11 @@ def stacked(train: Train) -> Clipped:
 
     def clipped(orders: Orders, clip: float) -> ClippedSum:
         updates = train(orders)
-        rows, norms = clipping.clip(updates.weights.astype(np.float64) - orders.weights, clip)
-        return clipped_sum(updates, rows.sum(axis=0), norms, orders)
+        total, norms = np.zeros(len(orders.weights)), np.empty(len(updates.clients))
+        for row, model in enumerate(updates.weights):  # one by one, as a second stack would be three times the first
+            (update,), (norms[row],) = clipping.clip(model[np.newaxis].astype(np.float64) - orders.weights, clip)
+            total += update
+        return clipped_sum(updates, total, norms, orders)
 
     return clipped
 

@@ -17,7 +17,7 @@ from fedsim.robust import geometric_median
 from fedsim.seeds import generator
 from fedsim.simulation.grid import FederationGrid, Phones
 from fedsim.strategies import build_strategy
-from fedsim.updates import LocalTraining, Orders, Updates
+from fedsim.updates import LocalTraining, Orders, Updates, failure
 from tests import slow_aggregators as slow
 
 PHONES, SIZE = 11, 20
@@ -39,13 +39,15 @@ def built(name: str, **settings: Any) -> Strategy:
     return build_strategy(from_mapping(tables), 0.1)
 
 
-def aggregated(strategy: Strategy, stack: np.ndarray) -> np.ndarray:
-    """The model after a round in which client ``i`` sends row ``i``."""
+def aggregated(strategy: Strategy, stack: np.ndarray, lost: tuple[int, ...] = ()) -> np.ndarray:
+    """The model after a round in which client ``i`` sends row ``i``, and the ``lost`` fail."""
 
     def train(orders: Orders) -> Updates:
-        own, losses = orders.clients, np.zeros((len(orders.clients), 1))
+        own = orders.clients[~np.isin(orders.clients, lost)]
+        losses = np.zeros((len(own), 1))
         metrics = {"train_loss": losses[:, 0], "epoch_losses": losses}
-        return Updates(clients=own, weights=stack[own], examples=EXAMPLES[own], metrics=metrics)
+        failures = tuple(failure(orders, client, "train", RuntimeError("its battery is flat")) for client in lost)
+        return Updates(clients=own, weights=stack[own], examples=EXAMPLES[own], metrics=metrics, failures=failures)
 
     grid = FederationGrid(Phones(clients=PHONES, train=train, evaluate=train))
     config: ConfigRecord = training_record(TRAINING)
@@ -64,7 +66,8 @@ def models(key: int, wild: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("wild", [0, 2])
 @pytest.mark.parametrize("key", range(3))
-def test_flowers_are_what_their_papers_say(key: int, wild: int) -> None:
+def test_flowers_do_what_slow_code_does(key: int, wild: int) -> None:
+    """What their papers say, but for Bulyan, which selects otherwise, and multi-Krum, whose weights are Flower's."""
     stack = models(key, wild)
     exact = stack.astype(np.float64)
     for strategy, expected in (
@@ -130,6 +133,41 @@ def test_krum_and_bulyan_keep_to_the_honest_rows(far: float) -> None:
     mixed = aggregated(built("Bulyan", num_malicious_nodes=2), stack)
     assert (mixed >= stack[2:].min(axis=0) - 1e-6).all()
     assert (mixed <= stack[2:].max(axis=0) + 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("FedAvg", {}),
+        ("FedMedian", {}),
+        ("FedTrimmedAvg", {}),
+        ("Krum", {"num_malicious_nodes": 3}),
+        ("MultiKrum", {"num_malicious_nodes": 3, "num_nodes_to_select": 4}),
+        ("Bulyan", {"num_malicious_nodes": 1}),
+        ("NormClip", {}),
+        ("GeometricMedian", {}),
+        ("CentredClipping", {}),
+    ],
+)
+def test_a_model_that_is_not_finite_counts_as_none(name: str, parameters: dict[str, Any]) -> None:
+    stack = models(2)
+    spoilt = stack.copy()
+    spoilt[1, 3], spoilt[4] = np.nan, -np.inf
+    found = aggregated(built(name, **parameters), spoilt)
+    without = aggregated(built(name, **parameters), stack, lost=(1, 4))
+    np.testing.assert_allclose(found, without, rtol=0, atol=1e-6)  # added up in whichever order Flower drew
+
+
+def test_selecting_anew_each_time_selects_others_than_flowers_bulyan() -> None:
+    """El Mhamdi et al. 2018, section 4: the best row by Krum's score, again and again, of those that are left."""
+    other = 0
+    for key in range(10):
+        stack, left, chosen = models(key).astype(np.float64), list(range(PHONES)), set[int]()
+        at_once = set(np.argsort(slow.krum_scores(stack, 2))[: PHONES - 4].tolist())
+        while len(chosen) < PHONES - 4:
+            chosen.add(left.pop(int(np.argmin(slow.krum_scores(stack[left], 2)))))
+        other += chosen != at_once
+    assert other > 5
 
 
 def test_the_mean_does_leave_them() -> None:

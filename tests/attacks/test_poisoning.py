@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.attacks.poisoning import aim, colluders, flipped, forged, poisoned, stamped, unnoticed
+from fedsim.attacks.poisoning import aim, colluders, deviations, flipped, forged, poisoned, stamped, unnoticed
 from fedsim.data.dataset import Examples
 from fedsim.poisoning_settings import (
     Backdoor,
@@ -111,6 +111,14 @@ def test_model_replacement_puts_the_colluders_model_in_the_means_place() -> None
 )
 def test_how_far_is_unnoticed(cohort: int, colluding: int, z: float) -> None:
     assert unnoticed(cohort, colluding) == pytest.approx(z, abs=1e-12)
+
+
+@pytest.mark.parametrize(("colluding", "given", "z"), [(1, 1.5, 0.0), (2, 1.5, 1.5), (2, None, 0.0), (4, None, 0.43)])
+def test_where_the_attack_is_idle_colluders_send_their_mean(colluding: int, given: float | None, z: float) -> None:
+    attack = LittleIsEnough(attack="little_is_enough", z=given)
+    assert deviations(attack, 10, colluding) == pytest.approx(z, abs=0.001)
+    honest = np.tile(UPDATES[:colluding].mean(axis=0), (colluding, 1))
+    assert np.array_equal(forged(attack, UPDATES[:colluding], 10), honest) == (z == 0)
 
 
 def test_a_little_slips_past_krum_where_a_flipped_sign_does_not() -> None:

@@ -12,7 +12,7 @@ from fedsim.report.page import write_page
 from tests.report.reading import read_page
 
 
-def audit(claimed: float, *, found: float = 2.19) -> Audit:
+def audit(claimed: float, *, clopper_pearson: float = 0.87) -> Audit:
     return Audit(
         claimed_epsilon=claimed,
         delta=1e-5,
@@ -21,7 +21,7 @@ def audit(claimed: float, *, found: float = 2.19) -> Audit:
         guesses=250,
         correct=209,
         auc=0.7303,
-        bounds=Bounds(one_run=1.34, one_run_fdp=found, clopper_pearson=0.87),
+        bounds=Bounds(one_run=1.34, one_run_fdp=2.19, clopper_pearson=clopper_pearson),
     )
 
 
@@ -45,7 +45,20 @@ def test_the_numbers_are_the_audits() -> None:
     assert [row[1].value for row in guessed.rows if isinstance(row[1], Number)] == [1000, 250, 209, 0.7303]
 
 
-def test_a_bar_beyond_the_claim_has_another_colour() -> None:
+def test_a_bound_that_does_not_decide_is_said_to_lie_beyond_the_claim() -> None:
+    """Page, picture, sentence and ``refuted``, which is the exit code, go by the same bound."""
+    shown = audit(4.0, clopper_pearson=4.5)
+    assert not shown.refuted
+    assert "agrees with the claim of 4." in verdict(shown)
+    assert "The bound by Clopper-Pearson lies beyond the claim, which is not for it to decide" in verdict(shown)
+    assert "lies beyond" not in verdict(audit(4.0))
+    assert "lies beyond" not in verdict(audit(2.0, clopper_pearson=4.5))
+    picture = audit_picture(shown)
+    assert "var(--orange" not in picture.svg
+    assert "refuted where the f-DP bar goes beyond it" in picture.caption
+
+
+def test_a_bar_that_refutes_has_another_colour() -> None:
     agrees, refutes = audit_picture(audit(4.0)).svg, audit_picture(audit(2.0)).svg
     assert "var(--orange" in refutes
     assert "var(--orange" not in agrees

@@ -25,6 +25,8 @@ def poisoned(folder: Path, attack: dict[str, Any]) -> RunFolder:
     records = read_lines(folder / "rounds.jsonl")
     for record in records:
         record["malicious"] = record["round"] % 10
+        if attack["attack"] == "little_is_enough":
+            record["z"] = 0.4 * (record["malicious"] > 2) if record["round"] else None
         if attack["attack"] in ("backdoor", "label_flip"):
             record["attack_success"] = record["round"] / 40
     write_lines(folder / "rounds.jsonl", records)
@@ -63,6 +65,15 @@ def test_it_says_what_success_is(tmp_path: Path, attack: dict[str, Any], meaning
     assert section.pictures[0].caption.endswith(meaning)
     aimed = attack["attack"] == "label_flip"
     assert [row[0] for row in section.tables[0].rows] == ["clean accuracy", *["attack success"] * aimed]
+
+
+def test_rounds_in_which_the_attack_was_idle_are_counted(tmp_path: Path) -> None:
+    """Of 20, those with a last digit of 0, 1 or 2."""
+    text = section_of(poisoned(tmp_path / "idle", {"attack": "little_is_enough", "fraction": 0.3})).text
+    assert "the attack was idle" in str(text[-1])
+    assert [part.value for part in text[-4:] if isinstance(part, Number)] == [6, 20]
+    always = section_of(poisoned(tmp_path / "never", {"attack": "sign_flip", "fraction": 0.3})).text
+    assert "idle" not in str(always)
 
 
 def test_before_the_first_round_only_the_fraction_is_known(tmp_path: Path) -> None:

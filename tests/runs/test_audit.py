@@ -1,6 +1,7 @@
 """Audits of whole runs: honest ones keep their promise, and ones with a fault are caught."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from fedsim.attacks.auditing import Audit
 from fedsim.attacks.canaries import directions, evidence
 from fedsim.auditing import Audited, audit, audited_cohort, gathered, judge, play, promise, with_audit, write_audit
 from fedsim.federation import set_up, with_plan
+from fedsim.privacy import clipping
+from fedsim.simulation.attempts import clipped_sum
+from fedsim.simulation.audited import CLIPS
 from fedsim.simulation.engines import open_engine
-from fedsim.simulation.private import Cohort
+from fedsim.simulation.private import Clipped, Train, stacked
 from fedsim.updates import ClippedSum, Orders
 from tests.runs.test_cli import fedsim
 from tests.small import small_config, small_dataset, write_small_dataset
@@ -60,26 +64,47 @@ def test_forgotten_noise_is_caught(tmp_path: Path, epsilon: float, noise_multipl
     assert found.auc > 0.99
 
 
-def weighing(cohort: Cohort, weight: float) -> Cohort:
-    """The cohort, each of whose clients weighs more in the sum than one does."""
+def unclipped(train: Train) -> Clipped:
+    """A sum of whole updates."""
+    return lambda orders, clip: stacked(train)(orders, 1e9)
+
+
+def weighed(train: Train) -> Clipped:
+    """A sum in which a phone counts by its examples, of which 40 are expected."""
 
     def clipped(orders: Orders, clip: float) -> ClippedSum:
-        found = cohort.clipped(orders, clip)
-        return replace(found, total=weight * found.total)
+        sent = train(orders)
+        rows, norms = clipping.clip(sent.weights.astype(np.float64) - orders.weights, clip)
+        return clipped_sum(sent, sent.examples / 40 @ rows, norms, orders)
 
-    return replace(cohort, clipped=clipped)
+    return clipped
 
 
+def fortyfold(train: Train) -> Clipped:
+    """A sum forty times too large for its noise."""
+
+    def clipped(orders: Orders, clip: float) -> ClippedSum:
+        found = stacked(train)(orders, clip)
+        return replace(found, total=40 * found.total)
+
+    return clipped
+
+
+@pytest.mark.parametrize(
+    ("summed", "refuted"), [(stacked, False), (unclipped, True), (weighed, True), (fortyfold, True)]
+)
 @pytest.mark.parametrize("epsilon", [2.0, 4.0])
-def test_weights_that_the_noise_does_not_know_of_are_caught(tmp_path: Path, epsilon: float) -> None:
-    """A mean in which a phone weighs twelve times as much as the noise is for, as it can where data are weighed."""
-    audited = prepared(audited_config(tmp_path, {"epsilon": epsilon, "sampling": "cyclic"}), 300)
+def test_sums_that_the_noise_is_not_for_are_caught(
+    tmp_path: Path, epsilon: float, summed: Callable[[Train], Clipped], refuted: bool
+) -> None:
+    """The fault is where an engine's would be: in what becomes of the models that phones have sent."""
+    privacy = {"epsilon": epsilon, "sampling": "cyclic"}
+    audited = prepared(audited_config(tmp_path, privacy, federation={"rounds": 1}), 300)
     with open_engine(audited.federation) as engine:
-        cohort, hear = audited_cohort(audited, engine)
-        honest = judge(audited, play(audited, cohort, hear), promise(audited.plan))
-        faulty = judge(audited, play(audited, weighing(cohort, 12), hear), promise(audited.plan))
-    assert not honest.refuted
-    assert faulty.refuted
+        releases = play(audited, *audited_cohort(audited, engine, summed))
+    found = judge(audited, releases, promise(audited.plan))
+    assert found.refuted == refuted
+    assert (found.auc > 0.99) == refuted
 
 
 def test_what_is_audited_is_what_a_run_releases(tmp_path: Path) -> None:
@@ -142,7 +167,7 @@ def test_correlated_noise_is_scored_by_the_ratio_of_densities() -> None:
 
 
 def test_canaries_come_as_clients_do(tmp_path: Path) -> None:
-    """At the turns of a client each: a quarter of those that are in a round, with their clip and nothing else."""
+    """At the turns of a client each: a quarter of those that are in a round, with a model that clipping cuts."""
     config = audited_config(tmp_path, {"noise_multiplier": 1.0, "sampling": "cyclic"}, federation={"clients": 48})
     audited = prepared(config, 480)
     canaries, initial = audited.canaries, audited.federation.initial
@@ -163,12 +188,12 @@ def test_canaries_come_as_clients_do(tmp_path: Path) -> None:
         found, of_sums = cohort.clipped(asked, 0.1), hear()
         models, sums = (engine.clipped(replace(asked, clients=phones[:1]), clip).total for clip in (canaries.clip, 0.1))
     own = directions(canaries, present[:2])
-    np.testing.assert_allclose(sent.weights[1:] - initial, canaries.clip * own, rtol=0, atol=1e-7)
-    np.testing.assert_allclose(found.total - sums, 0.1 * own.sum(axis=0), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(sent.weights[1:] - initial, CLIPS * canaries.clip * own, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.total - sums, 0.1 * own.sum(axis=0), rtol=0, atol=1e-8)
     np.testing.assert_allclose(of_models, models, rtol=0, atol=1e-6)
-    assert (of_sums == sums).all()
+    np.testing.assert_allclose(of_sums, sums, rtol=0, atol=1e-6)
     assert not hear().any()
-    assert found.norms[1:].tolist() == [0.1, 0.1]
+    np.testing.assert_allclose(found.norms[1:], CLIPS * 0.1, rtol=1e-5)
     assert sent.clients.tolist() == found.clients.tolist() == asked.clients.tolist()
 
 

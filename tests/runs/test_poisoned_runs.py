@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from fedsim import ConfigError, resume, run
 from fedsim.data.partition import indices
 from fedsim.federation import Federation, set_up, training_examples, training_shards
-from fedsim.recording import Row
+from fedsim.poisoning_settings import FLOAT32_MAX
+from fedsim.recording import Row, RunError
 from fedsim.simulation.engines import open_engine
 from fedsim.simulation.grid import FederationGrid
 from fedsim.simulation.poisoned import poisoned
@@ -48,6 +50,29 @@ def test_what_ruins_the_mean_does_not_ruin_robust_ones(
     for strategy in defences:
         defended, _ = play(tiny_config(tmp_path / "run", poisoning=attack, strategy=strategy))
         assert defended > 0.97, strategy
+
+
+@pytest.mark.parametrize("strategy", [MEDIAN, CLIP, CENTRED, GEOMETRIC], ids=lambda value: value["name"])
+def test_no_boost_is_too_much(tmp_path: Path, strategy: dict[str, Any]) -> None:
+    """The largest there is leaves updates finite, or phones failed."""
+    attack = {"attack": "scaling", "fraction": 0.3, "boost": FLOAT32_MAX}
+    accuracy, _ = play(tiny_config(tmp_path / "run", poisoning=attack, strategy=strategy))
+    assert accuracy > 0.97
+    with pytest.raises(ConfigError, match=r"poisoning\.boost = 1e\+39"):
+        tiny_config(tmp_path / "run", poisoning={**attack, "boost": 1e39})
+
+
+def test_a_phone_that_sends_what_is_no_number_is_gone_without_or_named(tmp_path: Path) -> None:
+    given, dataset = federation(tmp_path), tiny_dataset()
+    inputs = dataset.train.inputs.astype(np.float32)
+    inputs[indices(given.partition, 3)[0]] = np.nan
+    broken = replace(dataset, train=replace(dataset.train, inputs=inputs))
+    rounds = {"rounds": 2, "on_client_failure": "continue"}
+    record = run(tiny_config(tmp_path / "goes on", strategy=GEOMETRIC, federation=rounds), dataset=broken)
+    assert [row["failures"] for row in record.rounds] == [0, 1, 1]
+    assert np.isfinite(record.weights).all()
+    with pytest.raises(RunError, match="client 3, round 1, train: its model is not finite; a lower learning rate"):
+        run(tiny_config(tmp_path / "stops", strategy=GEOMETRIC), dataset=broken)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +151,14 @@ def test_an_attack_by_nobody_changes_no_bit(tmp_path: Path) -> None:
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("plain", "nobody")]
     assert "poisoning" not in summaries[0]
     assert summaries[1]["poisoning"] == {"malicious": 0, "attack_success": nobody[-1]["attack_success"]}
+
+
+def test_a_run_says_how_far_its_colluders_go(tmp_path: Path) -> None:
+    for fraction, z in ((0.2, 0.0), (0.4, 0.43)):
+        attack = {"attack": "little_is_enough", "fraction": fraction}
+        config = tiny_config(tmp_path / f"{fraction}", poisoning=attack, federation={"rounds": 2})
+        rows = run(config, dataset=tiny_dataset()).rounds
+        assert [row["z"] for row in rows] == [None, *[pytest.approx(z, abs=0.001)] * 2]
 
 
 def test_an_attack_that_forges_is_aggregated_from_the_stack(tmp_path: Path) -> None:

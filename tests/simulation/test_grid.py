@@ -465,3 +465,24 @@ print(found.run_id, found.src_node_id, found.src_task_id)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == (expected, "")
+
+
+def test_real_phones_models_that_are_not_finite_are_errors() -> None:
+    """A number that float32 cannot hold is none; where nobody's is finite, all stay as they are."""
+    for sent, lost in (([1e200, 0.0], [True, False]), ([math.nan, 0.0], [True, False]), ([1e200, math.nan], [])):
+
+        def app(message: Message, sent: list[float] = sent) -> Message:
+            row = list(REAL).index(message.metadata.dst_node_id)
+            record = ArrayRecord({"weights": Array(np.full(len(WEIGHTS), sent[row]))})
+            return Message(RecordDict({"arrays": record}), reply_to=message)
+
+        grid = FederationGrid(
+            Phones(clients=4, train=nobody, evaluate=nobody),
+            inner=RealNodes(dict.fromkeys(REAL, 0.0), app),
+            remote=REAL,
+        )
+        replies = list(grid.send_and_receive(instructions(grid, REAL.values(), number=7), timeout=5))
+        assert [reply.has_error() for reply in replies] == (lost or [False, False])
+        if lost:
+            said = "client 1, round 7, train: its model is not finite; a lower learning rate may help"
+            assert replies[0].error.reason == said
