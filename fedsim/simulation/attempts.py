@@ -13,7 +13,7 @@ from fedsim.updates import ClippedSum, Failure, Orders, Updates, failure
 Outcome = TypeVar("Outcome")
 
 BLOCK = 32
-"""Phones whose models are in memory at once where only their sum is wanted."""
+"""Phones whose models are in memory at once where only their sum is wanted, and nothing else is said."""
 
 
 def attempt_each(
@@ -35,23 +35,25 @@ def attempt_each(
     return [futures[row].result() for row in range(len(sizes))]
 
 
-def train_blocks(train: Callable[[Orders], Updates], orders: Orders, add: Callable[[Updates], None]) -> Updates:
-    """What ``train`` makes of a cohort, but for its stack, of which ``add`` gets one block after another.
+def train_blocks(
+    train: Callable[[Orders], Updates], orders: Orders, add: Callable[[Updates], None], block: int = BLOCK
+) -> Updates:
+    """What ``train`` makes of a cohort, but for its stack, of which ``add`` gets ``block`` rows after another.
 
     It gets one for nobody where there is nobody.
     """
     blocks: list[Updates] = []
-    for first in range(0, max(1, len(orders.clients)), BLOCK):
-        block = train(replace(orders, clients=orders.clients[first : first + BLOCK]))
-        add(block)
-        blocks.append(replace(block, weights=block.weights[:0]))
-    told = [block.metrics for block in blocks if len(block.clients)] or [blocks[0].metrics]  # real phones: none of none
+    for first in range(0, max(1, len(orders.clients)), block):
+        some = train(replace(orders, clients=orders.clients[first : first + block]))
+        add(some)
+        blocks.append(replace(some, weights=some.weights[:0]))
+    told = [some.metrics for some in blocks if len(some.clients)] or [blocks[0].metrics]  # real phones: none of none
     return Updates(
-        clients=np.concatenate([block.clients for block in blocks]),
+        clients=np.concatenate([some.clients for some in blocks]),
         weights=blocks[0].weights,
-        examples=np.concatenate([block.examples for block in blocks]),
+        examples=np.concatenate([some.examples for some in blocks]),
         metrics={name: np.concatenate([metrics[name] for metrics in told]) for name in told[0]},
-        failures=tuple(failed for block in blocks for failed in block.failures),
+        failures=tuple(failed for some in blocks for failed in some.failures),
     )
 
 

@@ -20,7 +20,7 @@ from fedsim.privacy.noise import gaussian
 from fedsim.privacy.plan import Plan
 from fedsim.privacy_settings import Central, Distributed, DpSgd, Local, MatrixFactorisation
 from fedsim.seeds import generator
-from fedsim.simulation.attempts import clipped_sum, train_blocks
+from fedsim.simulation.attempts import BLOCK, clipped_sum, train_blocks
 from fedsim.simulation.engines import Engine
 from fedsim.simulation.grid import Phones, one_phone
 from fedsim.updates import ClippedSum, Orders, Updates
@@ -36,12 +36,13 @@ About = dict[str, Any]
 class Cohort:
     """Who takes part in a round, by its number, and what they send.
 
-    That is their models, or only the sum of their updates, each within a clip.
+    That is their models, of ``block`` phones at once, or only the sum of their updates, each within a clip.
     """
 
     draw: Draw
     train: Train
     clipped: Clipped
+    block: int = BLOCK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +131,13 @@ def randomised(plan: Plan, train: Train) -> Train:
 
 
 def cohort_of(federation: Federation, engine: Engine, draw: Draw, train: Train) -> Cohort:
-    """Who is drawn, and what they send; the engine forms their clipped sum, unless all updates are to be stacked."""
-    streamed = federation.config.speed.aggregation == "streamed"
-    return Cohort(draw=draw, train=train, clipped=engine.clipped if streamed else stacked(train))
+    """Who is drawn, and what they send; the engine forms their clipped sum, unless all updates are to be stacked.
+
+    Then they are asked all at once: real phones do not wait for one another, and those that collude know one another.
+    """
+    if federation.config.speed.aggregation == "streamed":
+        return Cohort(draw=draw, train=train, clipped=engine.clipped)
+    return Cohort(draw=draw, train=train, clipped=stacked(train), block=federation.config.federation.clients)
 
 
 def stacked(train: Train) -> Clipped:
@@ -198,7 +203,9 @@ def _randomised_by_phones(plan: Plan, cohort: Cohort, state: State, orders: Orde
         total[:] += rows.sum(axis=0)
         norms.extend(np.linalg.norm(rows, axis=1))
 
-    found = clipped_sum(train_blocks(cohort.train, orders, add), total, np.array(norms, np.float64), orders)
+    found = clipped_sum(
+        train_blocks(cohort.train, orders, add, cohort.block), total, np.array(norms, np.float64), orders
+    )
     deviation = None
     if isinstance(plan.settings, Local):
         deviation = plan.noise_multiplier * state.clip * math.sqrt(len(found.clients))
@@ -225,7 +232,7 @@ def _distributed(plan: Plan, encoding: Encoding, cohort: Cohort, state: State, o
         total[:] += rows.sum(axis=0)
         norms.extend(lengths)
 
-    answers = train_blocks(cohort.train, orders, add)
+    answers = train_blocks(cohort.train, orders, add, cohort.block)
     opened = not answers.failures and len(orders.clients) <= encoding.cohort
     return Release(
         total=distributed.decode(encoding, encoded, signs) if opened else np.zeros(plan.parameters),

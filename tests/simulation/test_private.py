@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedsim.config import RunConfig, from_mapping
+from fedsim.federation import set_up, with_plan
 from fedsim.privacy.plan import Plan, draw, participations, plan
+from fedsim.simulation.engines import open_engine
 from fedsim.simulation.grid import Phones
-from fedsim.simulation.private import About, Cohort, first_state, private_phone, stacked
+from fedsim.simulation.private import About, Cohort, cohort_of, first_state, private_phone, stacked
 from fedsim.updates import ClippedSum, LocalTraining, Orders, Updates
 from tests.simulation import arithmetic_phones
+from tests.small import small_config, small_dataset
 
 PARAMETERS = 500
 TRAINING = LocalTraining(epochs=2, batch_size=10, optimizer="sgd", learning_rate=0.25)
@@ -140,3 +144,33 @@ def test_a_clip_that_is_too_long_or_too_short_goes_to_the_quantile(start: float)
     assert adaptive is not None
     _, noted = answers(adaptive, arithmetic_phones(400), rounds=40)
     assert np.mean([about["unclipped"] for about in noted[-5:]]) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(("aggregation", "asked"), [("streamed", [32, 8]), ("stacked", [40])])
+def test_phones_whose_updates_are_stacked_are_asked_all_at_once(
+    tmp_path: Path, aggregation: str, asked: list[int]
+) -> None:
+    """So those that collude know one another, and real ones do not wait for one another."""
+    federation = with_plan(
+        set_up(
+            small_config(
+                tmp_path / "run",
+                federation={"clients": 40, "cohort": 40, "rounds": 1},
+                privacy={"mechanism": "local", "noise_multiplier": 1.0, "delta": 1e-3},
+                speed={"aggregation": aggregation},
+            ),
+            small_dataset(),
+        )
+    )
+    private, phones, sizes = federation.plan, arithmetic_phones(40), list[int]()
+    assert private
+
+    def train(orders: Orders) -> Updates:
+        sizes.append(len(orders.clients))
+        return phones.train(orders)
+
+    with open_engine(federation) as engine:
+        cohort = cohort_of(federation, engine, partial(draw, private), train)
+        one = private_phone(private, cohort, first_state(private, []), lambda *_: None)
+        one.train(Orders(round=1, clients=np.array([0]), weights=federation.initial, training=TRAINING))
+    assert sizes == asked
