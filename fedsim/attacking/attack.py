@@ -45,6 +45,10 @@ def attack(folder: Path, kind: str, *, dataset: Dataset | None = None) -> dict[s
         raise ConfigError(f"attack = {kind}: allowed are {', '.join(KINDS)}")
     began = time.perf_counter()
     run = read_finished(folder, dataset)
+    try:
+        (folder / FOLDER).mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder / FOLDER}: cannot be written ({error.strerror})") from None
     found, sections = KINDS[kind](run)
     result = {"kind": kind, **found, "seconds": time.perf_counter() - began}
     results.write_json(folder / FOLDER / f"{kind}.json", result)

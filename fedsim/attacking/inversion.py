@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.attacking.finished import NAMES, FinishedRun, Views, by_view, first_round
-from fedsim.attacks.disclosure import Collection
+from fedsim.attacking.finished import FinishedRun
+from fedsim.attacking.first_round import NAMES, Collection, Views, by_view, first_round
 from fedsim.attacks.gradient_inversion import GEIPING, IDLG, Search, invert
 from fedsim.attacks.image_quality import Floats, psnr
 from fedsim.attacks.label_recovery import label_recovery_rate
@@ -34,11 +34,11 @@ from fedsim.updates import LocalTraining
 Figures = dict[str, Any]
 
 VICTIMS = 4
-MOST_IMAGES, MOST_STEPS = 8, 4
-"""Of a phone whose whole training is inverted; one with more is beyond the attack."""
+MOST_IMAGES, MOST_STEPS = 16, 16
+"""Of a phone whose whole training is inverted: the longest, 16 epochs of 16, takes 72 s on LeNet-5."""
 SMOOTH = replace(IDLG, iterations=100)
 ROUGH = replace(GEIPING, iterations=60)
-"""For networks with ReLUs or max pooling. All searches of an attack together take about a minute of the seed app's."""
+"""For networks with ReLUs or max pooling. All other searches together take about a minute of the seed app's."""
 ASSUMED = (
     "The attacker sees round 1. It holds the weights that the server sent, the network and the training settings, but "
     "no example, and looks in {iterations} iterations for inputs in [0, 1] that would have caused what it sees. Labels "
@@ -47,10 +47,11 @@ ASSUMED = (
 )
 WHOLE = "It simulates all steps of a phone's training, in an order of the examples that it guesses."
 AS_ONE_STEP = (
-    "A phone here trains on {examples} examples in {steps} steps, which no known attack undoes, so an update is taken "
-    "for that of one step on one image, and what is found compared with the phone's first."
+    "A phone here trains on {examples} examples in {steps} steps, which this attack does not undo, though others may "
+    "(Dimitrov et al. 2022 do with 50), so an update is taken for that of one step on one image, and what is found "
+    "compared with the phone's first."
 )
-SUM = " A sum is taken for that of one step on the images of {victims} phones together."
+SUM = " What is seen of all phones together is taken for one step on the images of {victims} of them."
 CONTROL = (
     " The control is the attack's best case on this network: each image alone in a single step, from the same weights "
     "at the same learning rate, and its update seen as it is."
@@ -96,7 +97,7 @@ def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
         f"{numbers['psnr_control']:.1f} dB, a blank image {numbers['psnr_blank']:.1f} dB.",
         "assumed": ASSUMED.format(iterations=search.iterations, taken=about, images=len(originals)),
         **numbers,
-        "clients": views["each"].view.clients[:VICTIMS].tolist(),
+        "clients": views["each"].clients[:VICTIMS].tolist(),
         "views": {name: {"who": seen.who, "held": seen.held, **found[name]} for name, seen in views.items()},
         "control": best,
         "blank": nothing,
@@ -109,8 +110,8 @@ def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
 
 def _victims(run: FinishedRun, views: Views) -> tuple[list[_Wanted], str]:
     """What is looked for of each victim, and in words what its update is taken for."""
-    federation, training = run.federation, run.federation.contract.training
-    held = training_shards(federation, views["each"].view.clients[:VICTIMS])
+    federation, training = run.federation, views["each"].view.training
+    held = training_shards(federation, views["each"].clients[:VICTIMS])
     every = training_examples(federation)
     phones = [select(every, indices(held, row)) for row in range(len(held.offsets) - 1)]
     whole = [

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.attacking.finished import NAMES, FinishedRun, Views, by_view, first_round
-from fedsim.attacks.disclosure import Collection
+from fedsim.attacking.finished import FinishedRun
+from fedsim.attacking.first_round import NAMES, Collection, Views, by_view, first_round
 from fedsim.attacks.properties import histogram_error, label_shares
 from fedsim.attacks.roc import curve, figures
 from fedsim.attacks.view import ServerView
@@ -26,10 +26,10 @@ from fedsim.seeds import generator
 PUBLIC = 300
 ASSUMED = (
     "The attacker sees round 1. It holds the weights that the server sent, the training settings, how many examples "
-    "each phone reports, and {public} test examples with their labels. From the last bias of an update it infers which "
-    "share of the phone's examples has which label. The error is the sum of the differences between inferred and true "
-    "shares: 0 is exact, 2 is all wrong. Who knows what all phones of the round hold together, and nothing else, has "
-    "the error that stands beside as guessing."
+    "each phone reports, or where it sees them together has on average, and {public} test examples with their labels. "
+    "From the last bias of an update it infers which share of the phone's examples has which label. The error is the "
+    "sum of the differences between inferred and true shares: 0 is exact, 2 is all wrong. Who knows what all phones of "
+    "the round hold together, and nothing else, has the error that stands beside as guessing."
 )
 
 Shares = NDArray[np.float64]
@@ -38,7 +38,7 @@ Shares = NDArray[np.float64]
 def attack(run: FinishedRun) -> tuple[dict[str, Any], tuple[Section, ...]]:
     """Label histograms of round 1's phones under each view; raises `ConfigError` where updates do not tell them."""
     views = first_round(run, _public(run))
-    clients = views["each"].view.clients
+    clients = views["each"].clients
     truth = _true_shares(run, clients)
     inferred: dict[Collection, Shares] = {
         name: np.broadcast_to(_infer(run, seen.view), truth.shape) for name, seen in views.items()

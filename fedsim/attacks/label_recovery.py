@@ -14,10 +14,11 @@ def recover_labels(
 
     Under cross entropy the gradient of class c's bias is the mean probability that the model gives c, less the share
     of examples labelled c. So it is negative only for labels that are there (Zhao et al. 2020, section 3), and for one
-    example only for its own. For more, a class is taken as often as its negative gradient proves, then by what is left
-    where c's mean probability is guessed as one in classes: right for a fresh model and a guess for a trained one, as
-    in Wainakh et al. 2021. An update of several SGD steps counts as the mean of its gradients. Of an update that was
-    scaled down by clipping the classes are recovered, but less surely how often each occurs.
+    example only for its own. For more, each label found takes its share off, and the class is next of which most is
+    left, where the mean probability of all classes is guessed alike: right for a fresh model and a guess for a trained
+    one, as in Wainakh et al. 2021. Of fewer examples than classes some class is surely absent: how far its bias moved
+    says how far that probability alone goes, whatever the number of steps and however an update was scaled; of more,
+    that is worked out from the steps (`reach`).
 
     Raises:
         ValueError: the loss is not cross entropy, or the last trained parameter is no bias of as many classes.
@@ -28,11 +29,15 @@ def recover_labels(
             f"labels are read off the bias of a classifier under cross entropy; this model ends in {last.layer}."
             f"{last.parameter} of {last.count} values under {contract.loss}"
         )
-    shares = update[-last.count :].astype(np.float64) / _rate(training, count)
+    moved = update[-last.count :].astype(np.float64)
+    if count < last.count:
+        moved -= np.sort(moved)[: last.count - count].mean()
+        shares = moved / max(moved.sum(), np.finfo(np.float64).tiny)
+    else:
+        shares = moved / reach(training, count) + 1 / last.count
     labels = np.empty(count, np.int64)
     for i in range(count):
-        expected = shares if (shares > 0).any() else shares + 1 / last.count
-        labels[i] = np.argmax(expected)
+        labels[i] = np.argmax(shares)
         shares[labels[i]] -= 1 / count
     return np.sort(labels)
 
@@ -48,8 +53,11 @@ def label_recovery_rate(recovered: NDArray[np.int64], labels: NDArray[np.int64])
     return float(np.minimum(*counts).sum() / len(labels))
 
 
-def _rate(training: LocalTraining, count: int) -> float:
-    """What multiplies the mean gradient in an update: the learning rate, summed over steps and their echoes."""
-    steps = training.epochs * -(-count // training.batch_size)
-    echoes = np.cumsum(training.momentum ** np.arange(steps))
-    return training.learning_rate * float(echoes.sum())
+def reach(training: LocalTraining, examples: int) -> float:
+    """How far a gradient that never changes moves a weight in one round of SGD, as a multiple of it.
+
+    A gradient that comes ``n`` steps before the end moves it by ``rate * (1 - momentum ** n) / (1 - momentum)``.
+    """
+    steps = training.epochs * -(-examples // training.batch_size)
+    left = np.arange(1, steps + 1)
+    return float(training.learning_rate * ((1 - training.momentum**left) / (1 - training.momentum)).sum())

@@ -31,12 +31,11 @@ def alignment(view: ServerView, expected: NDArray[np.float32]) -> Scores:
 
     ``expected`` ``[M, P]`` are the updates that the candidates would send, which the attacker finds out by training as
     the server ordered; in which order a phone shuffles it need not know. What candidates have in common, which is most
-    of an update, is taken out of both sides: their mean, once for each client of the round. A server that sees each
-    update takes a candidate's best cosine over them.
+    of an update, is taken out of both sides: their mean. A server that sees each update takes a candidate's best cosine
+    over them.
     """
     common = expected.mean(axis=0, dtype=np.float64)
-    clients = 1 if view.sees == "each" else len(view.clients)
-    sent = _directions(view.updates - clients * common)
+    sent = _directions(view.updates - common)
     return (_directions(expected - common) @ sent.T).max(axis=1)
 
 

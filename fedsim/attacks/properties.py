@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.attacks.label_recovery import reach
 from fedsim.attacks.shadows import logits
 from fedsim.attacks.view import ServerView
 from fedsim.coreml.contract import Contract
 from fedsim.coreml.layers import InnerProduct
 from fedsim.training.native.engine import Engine
-from fedsim.updates import LocalTraining
 
 Shares = NDArray[np.float64]
 
@@ -25,8 +25,8 @@ def label_shares(view: ServerView, *, engine: Engine | None) -> Shares:
     for one example), so SGD moves it by ``reach`` times (shares - predictions), `reach` being the steps' joint size.
     Predictions on the phone's data nobody sees; but for examples of one class they are about those on ``public`` ones
     of that class, on average over the `PATH` that the model took. That makes them linear in the shares, and the shares
-    a least-squares problem. The ``engine`` predicts; without one, torch does. A sum of updates is read as that many
-    times their mean, which tells what the cohort holds together.
+    a least-squares problem. The ``engine`` predicts; without one, torch does. The mean of updates tells what their
+    phones hold together.
 
     Raises ``ValueError`` for another optimizer than SGD, a contract whose last layer is not a dense one that updates a
     bias of one number a class, and public examples that lack a class.
@@ -37,23 +37,11 @@ def label_shares(view: ServerView, *, engine: Engine | None) -> Shares:
         raise ValueError(f"the public examples lack class {min(missing)}; they must hold some of each")
     if view.training.optimizer != "sgd":
         raise ValueError(f"training.optimizer = {view.training.optimizer}: labels are read off SGD's updates only")
-    clients = 1 if view.sees == "each" else len(view.clients)
-    updates = view.updates / np.float32(clients)
-    reaches = [reach(view.training, round(count / clients)) for count in view.examples.tolist()]
-    moved = updates[:, bias] / np.array(reaches)[:, np.newaxis]
+    reaches = [reach(view.training, max(1, round(count))) for count in view.examples.tolist()]
+    moved = view.updates[:, bias] / np.array(reaches)[:, np.newaxis]
     return np.stack(
-        [_solve(_predictions(view, update, engine), found) for update, found in zip(updates, moved, strict=True)]
+        [_solve(_predictions(view, update, engine), found) for update, found in zip(view.updates, moved, strict=True)]
     )
-
-
-def reach(training: LocalTraining, examples: int) -> float:
-    """How far a gradient that never changes moves a weight in one round of SGD, as a multiple of it.
-
-    A gradient that comes ``n`` steps before the end moves it by ``rate * (1 - momentum ** n) / (1 - momentum)``.
-    """
-    steps = training.epochs * -(-examples // training.batch_size)
-    left = np.arange(1, steps + 1)
-    return float(training.learning_rate * ((1 - training.momentum**left) / (1 - training.momentum)).sum())
 
 
 def histogram_error(shares: Shares, truth: Shares) -> NDArray[np.float64]:

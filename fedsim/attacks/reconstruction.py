@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.attacks.image_quality import Floats, assign, psnr, ssim
-from fedsim.attacks.label_recovery import label_recovery_rate
 
 Likeness = dict[str, float | list[float]]
 
@@ -21,20 +20,6 @@ class Reconstruction:
     images: Floats
     labels: NDArray[np.int64]
     distance: float
-
-
-def compare(reconstruction: Reconstruction, originals: Floats, labels: NDArray[np.int64]) -> Likeness:
-    """An attack's figures: the `likeness` to its originals, ``label_recovery_rate``, ``distance`` and ``blank_psnr``.
-
-    ``originals`` are the ``[n, *input_shape]`` inputs in [0, 1] that the network was trained on, ``labels`` int64 [n].
-    ``blank_psnr`` is the median of the `blank` images, near which an attack has found out nothing.
-    """
-    return {
-        "label_recovery_rate": label_recovery_rate(reconstruction.labels, labels),
-        "distance": reconstruction.distance,
-        "blank_psnr": likeness(blank(originals), originals)["psnr_median"],
-        **likeness(matched(reconstruction, originals), originals),
-    }
 
 
 def matched(reconstruction: Reconstruction, originals: Floats) -> Floats:

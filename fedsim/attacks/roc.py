@@ -6,7 +6,6 @@ an area near 0.5 (Carlini et al. 2022). What counts is the true-positive rate at
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,16 +105,27 @@ def _quote(found: Curve, level: float, members: int, non_members: int) -> Quoted
 
 
 def _area(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[float, tuple[float, float]]:
-    """The chance that a member scores above a non-member, ties half, and its interval (DeLong et al. 1988).
+    """The chance that a member scores above a non-member, ties half, and its interval.
 
-    Its variance is that of how many of the others each member is above and each non-member below.
+    The variance is that of how many of the others each member is above and each non-member below (DeLong et al. 1988).
+    The interval is Student's on the logit scale (Pepe 2003, section 5.2), where ends near 1 do not pass it, with the
+    degrees of freedom of Brunner and Munzel 2000, section 3, for groups of a few. Without any variance all scores are
+    tied, or all members on one side: so it was with each of ``min(members, non-members)`` pairs that have nobody in
+    common, and how many pairs may do otherwise is bounded by `clopper_pearson`.
     """
+    from scipy.special import expit, logit, stdtrit  # here, as importing it takes longer than most commands do
+
     above = _share_below(scores[members], scores[~members])
     below = 1 - _share_below(scores[~members], scores[members])
     area = float(above.mean())
-    deviation = math.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
-    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * deviation
-    return area, (max(0.0, area - reach), min(1.0, area + reach))
+    parts = np.array([side.var(ddof=1) / len(side) for side in (above, below)])
+    variance = parts.sum()
+    if not variance:
+        others = clopper_pearson(0, min(len(above), len(below)))[1]
+        return area, (area * (1 - others), area + (1 - area) * others)
+    freedom = variance**2 / (parts**2 / (len(above) - 1, len(below) - 1)).sum()
+    reach = stdtrit(freedom, (1 + CONFIDENCE) / 2) * math.sqrt(variance) / (area * (1 - area))
+    return area, (float(expit(logit(area) - reach)), float(expit(logit(area) + reach)))
 
 
 def _share_below(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

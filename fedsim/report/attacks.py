@@ -43,32 +43,32 @@ def roc_picture(
 
 
 def figures_table(found: Mapping[str, Figures], caption: str) -> Table:
-    """Area and true-positive rates with their 95 % intervals, a row an attack."""
+    """How many there were to tell apart, area and true-positive rates with their 95 % intervals, a row an attack."""
     levels = [quoted.level for quoted in next(iter(found.values())).quoted]
     heads = [f"TPR at {100 * level:g}{GAP}% FPR" for level in levels]
     return Table(
         caption=f"{caption} ({NOTHING}: too few non-members to say; ≈: of fewer than ten false positives)",
-        columns=("", "area", "95 % interval", *(head for pair in heads for head in (pair, "95 % interval"))),
+        columns=(
+            "",
+            "members",
+            "non-members",
+            "area",
+            "95 % interval",
+            *(head for pair in heads for head in (pair, "95 % interval")),
+        ),
         rows=tuple((attack, *_row(figures)) for attack, figures in found.items()),
         wide=True,
     )
 
 
-def numbers_sentence(figures: Figures) -> tuple[Cell, ...]:
-    """How many there were to tell apart, and what follows for the lowest rates."""
-    return (
-        count(figures.members),
-        " members and ",
-        count(figures.non_members),
-        " non-members: no false-positive rate below ",
-        decimal(figures.resolution),
-        " can be told from 0.",
-    )
-
-
 def _row(figures: Figures) -> tuple[Cell, ...]:
     low, high = figures.area_interval
-    cells: list[Cell] = [decimal(figures.area), f"{low:.3f} to {high:.3f}"]
+    cells: list[Cell] = [
+        count(figures.members),
+        count(figures.non_members),
+        decimal(figures.area),
+        f"{low:.3f} to {high:.3f}",
+    ]
     for quoted in figures.quoted:
         if quoted.interval is None:
             cells += [NOTHING, NOTHING]

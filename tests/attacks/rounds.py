@@ -1,6 +1,6 @@
 """A round of a small federation as its server sees it, with the truth beside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,13 +51,23 @@ def seen(found: Small, weights: Weights, clients: NDArray[np.int64]) -> ServerVi
         contract=found.contract,
         training=found.contract.training,
         weights=weights,
-        clients=clients,
         updates=updates(found, weights, clients),
-        examples=sizes(found.held)[clients],
-        sees="each",
+        examples=sizes(found.held)[clients].astype(np.float64),
         public=select(found.mnist.test, np.arange(300)),
         classes=found.mnist.classes,
     )
+
+
+def together(view: ServerView) -> ServerView:
+    """The same round seen by a server that learns nothing but the mean of its updates."""
+    mean = view.updates.mean(axis=0, keepdims=True)
+    return replace(view, updates=mean, examples=view.examples.mean(keepdims=True))
+
+
+def noised(view: ServerView, deviation: float) -> ServerView:
+    """The same round with Gaussian noise of standard ``deviation`` in every number of ``updates``."""
+    noise = deviation * np.random.default_rng(0).standard_normal(view.updates.shape)
+    return replace(view, updates=(view.updates + noise).astype(np.float32))
 
 
 def shares(found: Small, clients: NDArray[np.int64]) -> NDArray[np.float64]:

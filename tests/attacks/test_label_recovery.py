@@ -37,6 +37,17 @@ def test_labels_of_a_batch_or_of_several_are_counted(training: LocalTraining) ->
     assert np.mean(rates) >= 0.9
 
 
+@pytest.mark.parametrize("rows", [(0, 11, 1, 2), (7, 4, 3, 6), (12, 10, 7, 3), (8, 6, 3, 0)])
+def test_labels_that_repeat_are_counted_over_many_steps_and_at_any_scale(rows: tuple[int, ...]) -> None:
+    """Five epochs in one batch: what the first of them teach makes the later gradients shorter."""
+    contract, training = lenet5(), replace(ONE_STEP, epochs=5)
+    weights, examples = fresh_weights(contract), digits(*rows)
+    update = update_of(contract, weights, examples, training)
+    for scale in (1.0, 0.01):
+        found = recover_labels(contract, scale * update, training, len(rows))
+        assert found.tolist() == sorted(examples.labels.tolist())
+
+
 def test_without_a_bias_labels_are_refused() -> None:
     dense = InnerProduct(
         name="dense",

@@ -8,11 +8,10 @@ from fedsim.attacks.membership import confidence, loss_threshold
 from fedsim.attacks.participation import alignment, loss_falls
 from fedsim.attacks.roc import figures
 from fedsim.attacks.shadows import logits
-from fedsim.attacks.view import noised, summed
 from fedsim.data.dataset import select
 from fedsim.updates import LocalTraining, Weights
 from tests.attacks.overfit import small_network
-from tests.attacks.rounds import Small, seen, small, updates
+from tests.attacks.rounds import Small, noised, seen, small, together, updates
 
 TRAINING = LocalTraining(epochs=5, batch_size=10, optimizer="sgd", learning_rate=0.05, momentum=0.9)
 CLIENTS, ALLOWED, COHORT, ROUNDS = 80, 40, 20, 12
@@ -75,11 +74,11 @@ def test_a_rounds_clients_are_told_by_what_they_would_send(few: Small) -> None:
     expected = updates(few, few.start, np.arange(CLIENTS), seed=9)
     chosen = np.isin(np.arange(CLIENTS), cohort)
     assert figures(alignment(view, expected), chosen).area > 0.99
-    assert figures(alignment(summed(view), expected), chosen).area > 0.9
-    others = alignment(summed(view), expected)[~chosen]
+    assert figures(alignment(together(view), expected), chosen).area > 0.9
+    others = alignment(together(view), expected)[~chosen]
     low, high = figures(others, np.arange(len(others)) % 2 == 0).area_interval
     assert low < 0.5 < high
-    drowned = noised(summed(view), 10.0, np.random.default_rng(0))
+    drowned = noised(together(view), 10.0 / len(cohort))
     low, high = figures(alignment(drowned, expected), chosen).area_interval
     assert low < 0.5 < high
 
@@ -89,4 +88,4 @@ def test_alignment_is_the_cosine_of_what_is_not_common(few: Small) -> None:
     expected = updates(few, few.start, np.arange(6), seed=9).astype(np.float64)
     rest, total = expected - expected.mean(axis=0), view.updates.sum(axis=0) - 4 * expected.mean(axis=0)
     cosines = rest @ total / np.linalg.norm(rest, axis=1) / np.linalg.norm(total)
-    np.testing.assert_allclose(alignment(summed(view), expected.astype(np.float32)), cosines, atol=1e-4)
+    np.testing.assert_allclose(alignment(together(view), expected.astype(np.float32)), cosines, atol=1e-4)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim.attacks.properties import histogram_error, label_shares, reach
+from fedsim.attacks.label_recovery import reach
+from fedsim.attacks.properties import histogram_error, label_shares
 from fedsim.attacks.roc import figures
-from fedsim.attacks.view import noised, summed
 from fedsim.data.dataset import select
 from fedsim.updates import LocalTraining
 from tests.attacks.overfit import small_network
-from tests.attacks.rounds import Small, seen, shares, small
+from tests.attacks.rounds import Small, noised, seen, shares, small, together
 from tests.training.native.networks import Chain
 
 SGD = LocalTraining(epochs=2, batch_size=20, optimizer="sgd", learning_rate=0.05, momentum=0.9)
@@ -56,7 +56,7 @@ def test_labels_of_two_shard_clients_are_found(two_shards: Small) -> None:
 def test_the_sum_tells_of_the_cohort_and_not_of_its_clients(two_shards: Small) -> None:
     low_labels = np.argsort(shares(two_shards, CLIENTS) @ np.arange(10))[:8]
     truth = shares(two_shards, low_labels)
-    view = summed(seen(two_shards, two_shards.start, low_labels))
+    view = together(seen(two_shards, two_shards.start, low_labels))
     found = label_shares(view, engine=two_shards.engine)
     assert found.shape == (1, 10)
     cohort = truth.mean(axis=0, keepdims=True)
@@ -67,7 +67,7 @@ def test_the_sum_tells_of_the_cohort_and_not_of_its_clients(two_shards: Small) -
 
 def test_labels_drown_in_noise(two_shards: Small) -> None:
     truth = shares(two_shards, CLIENTS)
-    view = noised(seen(two_shards, two_shards.start, CLIENTS), 1.0, np.random.default_rng(0))
+    view = noised(seen(two_shards, two_shards.start, CLIENTS), 1.0)
     found = label_shares(view, engine=two_shards.engine)
     low, high = figures(found.ravel(), truth.ravel() > 0).area_interval
     assert low < 0.5 < high

@@ -43,13 +43,27 @@ def test_intervals_are_the_exact_ones(successes: int, failures: int, confidence:
     assert clopper_pearson(successes, trials, confidence) == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_the_interval_of_the_area_covers_the_truth_as_often_as_it_says(shift: float) -> None:
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0, 2.9])
+@pytest.mark.parametrize(("count", "others"), [(80, 120), (10, 90), (90, 10), (4, 16), (16, 4)])
+def test_the_interval_of_the_area_covers_the_truth_as_often_as_it_says(count: int, others: int, shift: float) -> None:
+    """Up to areas of 0.98, where most small groups are told apart without an error; there it is wider than it must."""
     draw = np.random.default_rng(0)
-    members, truth = np.arange(200) < 80, stats.norm.cdf(shift / np.sqrt(2))
+    members, truth = np.arange(count + others) < count, stats.norm.cdf(shift / np.sqrt(2))
     intervals = [figures(draw.normal(shift * members, 1), members).area_interval for _ in range(600)]
     covered = sum(low <= truth <= high for low, high in intervals)
-    assert stats.binomtest(covered, len(intervals), 0.95).pvalue > 0.001
+    assert covered / len(intervals) >= 0.92
+    if min(count, others) >= 80:
+        assert stats.binomtest(covered, len(intervals), 0.95).pvalue > 0.001
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_groups_without_any_variance_have_the_exact_interval(count: int) -> None:
+    """Of ``count`` pairs that have nobody in common each is told rightly with the area's chance."""
+    low = stats.binomtest(count, count).proportion_ci(0.95, method="exact").low
+    for inside, area, expected in ((1, 1.0, (low, 1.0)), (-1, 0.0, (0.0, 1 - low)), (0, 0.5, (low / 2, 1 - low / 2))):
+        found = figures(*together([inside] * count, [0] * (count + 3)))
+        assert found.area == area
+        assert found.area_interval == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_rate_is_quoted_only_where_there_are_non_members_to_tell_it_by() -> None:
