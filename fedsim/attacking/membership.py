@@ -51,8 +51,8 @@ Scored = dict[str, tuple[Scores, Members]]
 
 SHADOWS = 16
 """Models that the attacker trains, together on about as many examples as the run: an attack costs what a run does."""
-LEAST_PROCESSED = 200_000
-"""Examples that the attacker affords where a run was short: seconds."""
+LEAST_PROCESSED = 500_000
+"""Examples that the attacker affords where a run was short: half a minute."""
 CHOSEN = "LiRA online"
 """What is quoted: the best of several attacks, picked by the truth, would look better than guessing where all guess."""
 IN_FEDERATION = "in the federation: loss"
@@ -61,18 +61,18 @@ MOST_AUDITED = 10_000
 MOST_POPULATION = 1_000
 ASSUMED = (
     "The attacker holds the last model, the network, the initial weights and the training settings. It holds a pool of "
-    "examples, {members} that chosen phones hold and the part of the test set asked about, without knowing which is "
-    "which, and trains {shadows} models on random halves of it: centrally, from the run's initial weights, with the "
+    "examples, {members} that chosen phones hold and {others} that none does, without knowing which is which, and "
+    "trains {shadows} models on random halves of it: centrally, from the run's initial weights, with the "
     "run's optimizer and batch size, for {epochs} epochs of {half} examples. This is the standard assumption of LiRA. "
     "One shadow model sees at most as many examples as the run processed, and all together at most as many or "
     "{least}: an attacker who affords more may find more. Members are examples of phones that were chosen in any "
-    "round; non-members are test examples. {population} other test examples, in nobody's training set, are RMIA's "
+    "round; non-members are {source} examples. {population} other test examples, in nobody's training set, are RMIA's "
     "population. The offline attacks use only shadow models that have not seen the example."
 )
 CONTROL = (
     "The same attacks on the shadow models, each the victim of the others: here chance alone decided who is a member. "
-    "Members and non-members of the run differ in more than membership where the test set was not drawn as the "
-    "training set was; what an attack achieves above and not here may be that."
+    "Where non-members are test examples, they may differ from members in more than that; what an attack achieves "
+    "above and not here may be that."
 )
 _CLIENTS = (
     "The attacker holds candidates' data and asks who took part: in the federation, from how far their loss fell "
@@ -137,7 +137,7 @@ def _example_scores(run: FinishedRun) -> tuple[Scored, Scored, dict[str, Any]]:
     """Scores against the run's model, the same against the shadow models, and what the attacker was given."""
     federation, draw = run.federation, generator(run.federation.config.seed, "membership attack")
     contract, dataset, threads = federation.contract, federation.dataset, run.threads
-    pool, truth, population = _pool(run, draw)
+    pool, truth, population, source = _pool(run, draw)
     halves = random_halves(SHADOWS, len(truth), draw)
     half = len(truth) // 2
     epochs = _epochs(examples_processed(run), half)
@@ -162,6 +162,8 @@ def _example_scores(run: FinishedRun) -> tuple[Scored, Scored, dict[str, Any]]:
     about = {
         "assumed": ASSUMED.format(
             members=truth.sum(),
+            others=(~truth).sum(),
+            source=source,
             shadows=SHADOWS,
             epochs=epochs,
             half=half,
@@ -191,17 +193,25 @@ def _in_turn(asked: Confidences, seen: Members, drawn: Confidences) -> Scored:
     return {attack: (np.concatenate([scores[attack] for scores in found]), seen.ravel()) for attack in found[0]}
 
 
-def _pool(run: FinishedRun, draw: np.random.Generator) -> tuple[Examples, Members, NDArray[np.int64]]:
-    """What the attacker trains on, who of it is a member, and the test rows that it keeps as a population."""
+def _pool(run: FinishedRun, draw: np.random.Generator) -> tuple[Examples, Members, NDArray[np.int64], str]:
+    """What the attacker trains on, who of it is a member, the test rows that it keeps as a population, and whence.
+
+    There are as many others as members where there can be, so that a half is of the run's own size. They come from the
+    training set if enough of it is in no chosen phone: nothing then tells members from others but that they are.
+    """
     dataset, train = run.federation.dataset, training_examples(run.federation)
-    rows = np.unique(training_shards(run.federation, participants(run)).order)
-    rows = np.sort(draw.choice(rows, min(MOST_AUDITED, len(rows)), replace=False))
+    held = np.unique(training_shards(run.federation, participants(run)).order)
+    rows = np.sort(draw.choice(held, min(MOST_AUDITED, len(held)), replace=False))
     shuffled = draw.permutation(len(dataset.test.labels))
     population = np.sort(shuffled[: min(MOST_POPULATION, -(-len(shuffled) // 10))])
-    others = np.sort(shuffled[len(population) :])
-    inputs: Any = np.concatenate([train.inputs[rows], dataset.test.inputs[others]])
-    labels = np.concatenate([train.labels[rows], dataset.test.labels[others]])
-    return Examples(inputs=inputs, labels=labels), np.arange(len(labels)) < len(rows), population
+    free = np.setdiff1d(np.arange(len(dataset.train.labels)), held % len(dataset.train.labels))
+    source = "training" if len(free) >= len(rows) else "test"
+    side = train if source == "training" else dataset.test
+    drawn = draw.permutation(free) if source == "training" else shuffled[len(population) :]
+    others = np.sort(drawn[: len(rows)])
+    inputs: Any = np.concatenate([train.inputs[rows], side.inputs[others]])
+    labels = np.concatenate([train.labels[rows], side.labels[others]])
+    return Examples(inputs=inputs, labels=labels), np.arange(len(labels)) < len(rows), population, source
 
 
 def client_scores(run: FinishedRun, views: Views) -> Scored:

@@ -14,7 +14,7 @@ from fedsim import results, run
 from fedsim.attacking.attack import attack
 from fedsim.attacking.finished import FinishedRun, read_finished
 from fedsim.attacking.first_round import expected_updates, first_round
-from fedsim.attacking.membership import client_scores
+from fedsim.attacking.membership import _pool, client_scores
 from fedsim.attacks.roc import figures
 from fedsim.config import ConfigError
 from fedsim.data.dataset import Dataset, select
@@ -22,6 +22,7 @@ from fedsim.privacy import clipping
 from fedsim.privacy.plan import draw
 from fedsim.privacy.sampling import poisson
 from fedsim.privacy_settings import Central
+from fedsim.seeds import generator
 from tests.small import small_config, small_dataset
 
 
@@ -204,7 +205,7 @@ def test_membership_is_asked_of_examples_and_of_clients(folder: Path) -> None:
     chosen = {client for row in rows for client in row["clients"]}
     for one in found["examples"].values():
         assert one["members"] == 20 * len(chosen)
-        assert one["non_members"] == 180
+        assert one["non_members"] == one["members"]
         assert [quoted["rate"] is None for quoted in one["quoted"]] == [True, False, False]
     assert found["clients"]["in the federation: loss"]["members"] == len(chosen)
     assert found["client_auc_each"] == found["clients"]["in round 1: each update"]["area"] == 1.0
@@ -212,9 +213,20 @@ def test_membership_is_asked_of_examples_and_of_clients(folder: Path) -> None:
     assert found["auc"] == found["examples"]["LiRA online"]["area"]
     assert found["control_auc"] == found["control"]["LiRA online"]["area"]
     assert found["tpr_at_1_percent"] == found["examples"]["LiRA online"]["quoted"][1]["rate"]
+    assert "non-members are training examples" in found["assumed"]
     page = (folder / "attacks" / "membership.html").read_text()
     assert page.count("<svg") == 3
     assert not re.search(r'(?:src|href)="(?!#)', page)
+
+
+def test_non_members_are_test_examples_where_phones_hold_most_of_the_training_set(tmp_path: Path) -> None:
+    found = one_round(tmp_path / "run", federation={"clients": 24, "cohort": 20, "rounds": 1})
+    pool, members, population, source = _pool(found, generator(0, "attack"))
+    assert source == "test"
+    assert (members.sum(), (~members).sum(), len(population)) == (400, 180, 20)
+    rest = [image.tobytes() for image in small_dataset().test.inputs]
+    own = sorted(rest.index(image.tobytes()) for image in pool.inputs[~members])
+    assert sorted([*own, *population.tolist()]) == list(range(200))
 
 
 def test_clients_of_a_round_larger_than_is_shown_are_told(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_multiplier_is_placed_at_the_epsilon_that_its_runs_tell(tmp_path: Path
         [grid]
         privacy = [
             { epsilon = 8 }, { noise_multiplier = 1 }, { noise_multiplier = 2 }, { epsilon = 6, noise_multiplier = 3 },
-            { noise_multiplier = 1e-9 }, { noise_multiplier = 0 },
+            { noise_multiplier = 1e-6 }, { noise_multiplier = 0 },
         ]
         [[figures]]
         against = "privacy.epsilon"
