@@ -252,10 +252,11 @@ def audit_verb(
     - `fedsim audit --set privacy.epsilon=8 --set federation.clients=1000 --set federation.cohort=100`
     - `fedsim audit FILE.toml --canaries 3000 --json`
     """
-    config = load(file, overrides or ())
+    config, folder = load(file, overrides or ()), folder or new_folder()
+    if folder.is_file():
+        raise ConfigError(f"--output {folder}: is a file; allowed are folders")
     with err.status("auditing"):
         found = audit(config, canaries=canaries)
-    folder = folder or new_folder()
     result = write_audit(folder, found, config)
     if as_json:
         print(to_json(result))

@@ -120,6 +120,7 @@ def test_rates_follow_from_times() -> None:
     assert {rate.of_peak for rate in (alone, together, slow, fast)} == {None}
 
 
+@pytest.mark.slow
 def test_for_machines_it_prints_one_object() -> None:
     found = json.loads(bench("--json"))
     assert found["mflop"] == {"train": 7.803696, "evaluate": 2.731024}
@@ -140,6 +141,7 @@ def test_for_machines_it_prints_one_object() -> None:
     assert all((rate["over_torch"] is not None) == (rate["workers"] == 1) for rate in native)
 
 
+@pytest.mark.slow
 def test_without_the_engine_it_says_so_and_shows_torch(tmp_path: Path) -> None:
     (tmp_path / "broken.so").write_bytes(b"not a library")
     shown = bench(**{library.LIBRARY_VARIABLE: str(tmp_path / "broken.so")})

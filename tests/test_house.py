@@ -12,11 +12,11 @@ CHECKS = [
     ["ruff", "format", "--check", "."],
     ["ruff", "check", "."],
     ["importlinter.cli", "lint"],
-    ["basedpyright", "--pythonpath", sys.executable],
+    pytest.param(["basedpyright", "--pythonpath", sys.executable], marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check[0])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: " ".join(check[:2]))
 def test_the_tree_keeps(check: list[str]) -> None:
     if check[0] == "importlinter.cli":
         command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()"]

@@ -2,7 +2,8 @@
 
 ``python -m experiments.benchmarks.private_accuracy --out FILE.md`` trains each on all of MNIST and tests on its test
 set. P1, P2, P4 and P5 were tuned with ``--held-out``, which tests on 5,000 training images left out of the training in
-place of the test set; the others took the first settings tried. Each run is `fedsim run`, whole; its model, noise and epsilon are those of its config.
+place of the test set; the others took the first settings tried. Each run is `fedsim run`, whole; its model, noise and
+epsilon are those of its config.
 """
 
 import argparse

@@ -227,7 +227,7 @@ def test_a_projected_epsilon_keeps_the_noise_of_the_mean() -> None:
         projected_epsilon(replace(small, sampling="cyclic", sensitivity=1.0), DELTA, population=10_000, cohort=500)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @given(
     z=st.floats(0.3, 20), shares=st.tuples(st.integers(1, 50), st.integers(50, 500)), rounds=st.integers(1, 300),
     sampling=st.sampled_from(["fixed", "cyclic"]),

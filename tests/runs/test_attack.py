@@ -149,6 +149,7 @@ def inverted(folder: Path, cohort: int, **tables: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_inversion_of_what_a_private_round_releases_finds_nothing(tmp_path: Path) -> None:
     """And what the server has of it that the run trusts is found, though a phone takes five steps."""
     private = {"noise_multiplier": 1.0, "sampling": "fixed"}
@@ -184,6 +185,7 @@ def test_inversion_undoes_the_open_cells_of_the_study(tmp_path: Path) -> None:
     assert found["psnr_released"] < found["psnr_blank"] + 3
 
 
+@pytest.mark.slow
 def test_strong_noise_leaves_nothing_in_what_is_released(folder: Path, tmp_path: Path) -> None:
     config = results.read_config(folder)
     noisy = {"privacy": Central(noise_multiplier=5.0, sampling="fixed")}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.cli import main
 from fedsim.config import command_line
 from fedsim.coreml.contract import read_contract
 from tests.small import small_config, write_small_dataset
@@ -82,7 +83,11 @@ def test_the_command_in_the_folder_reproduces_the_run(tmp_path: Path, settings: 
     assert second["model"]["weights_id"] == first["model"]["weights_id"]
 
 
-def test_a_mistake_in_the_request_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_a_mistake_in_the_request_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, where each would take seconds to start; the first is a command of its own below."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "junk.mlmodel").write_bytes(b"not a model")
     for words, line in [
         (["run", "--set", "data.alhpa=1"], "data.alhpa: unknown key; did you mean alpha?"),
@@ -101,16 +106,25 @@ def test_a_mistake_in_the_request_is_one_line_and_exit_code_2(tmp_path: Path) ->
         (["resume", "nowhere"], "nowhere: holds no run"),
         (["attack", "nowhere", "membership"], "nowhere: holds no run"),
         (["attack", "nowhere", "telepathy"], "attack = telepathy: allowed are membership, "),
+        (
+            ["audit", "--set", "privacy.epsilon=8", "--output", "junk.mlmodel"],
+            "--output junk.mlmodel: is a file; allowed are folders",
+        ),
         (["model", "describe", "none.mlmodel"], "none.mlmodel: cannot be read"),
         (["model", "check", "junk.mlmodel"], "junk.mlmodel: "),
         (["model", "describe", "junk.mlmodel"], "junk.mlmodel: "),
     ]:
-        shown = fedsim(*words, cwd=tmp_path)
-        assert shown.returncode == 2, (words, shown.stderr)
-        assert shown.stderr.startswith(line), (words, shown.stderr)
-        assert len(shown.stderr.splitlines()) == 1, (words, shown.stderr)
-        assert not shown.stdout
+        monkeypatch.setattr("sys.argv", ["fedsim", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        shown = capsys.readouterr()
+        assert left.value.code == 2, (words, shown.err)
+        assert shown.err.startswith(line), (words, shown.err)
+        assert len(shown.err.splitlines()) == 1, (words, shown.err)
+        assert not shown.out
     assert not (tmp_path / "runs").exists()
+    shown = fedsim("run", "--set", "data.alhpa=1", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout, len(shown.stderr.splitlines())) == (2, "", 1)
 
 
 def test_a_model_is_built_described_checked_and_trained(tmp_path: Path, settings: list[str]) -> None:

@@ -46,7 +46,13 @@ def same_rounds(one: Path, other: Path) -> bool:
     return (one / "rounds.jsonl").read_bytes() == (other / "rounds.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("name", MECHANISMS)
+OFTEN = ("central", "distributed", "dp_sgd")
+"""Mechanisms whose runs are cut in every test run; the others, in the slow ones."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in MECHANISMS]
+)
 def test_a_private_run_depends_on_neither_workers_nor_cuts(tmp_path: Path, name: str) -> None:
     one = private_run(tmp_path / "one", MECHANISMS[name], speed={"workers": 1})
     two = private_run(tmp_path / "two", MECHANISMS[name], speed={"workers": 2})

@@ -18,9 +18,9 @@ from tests.small import small_config, small_dataset, write_small_dataset
 
 RESULTS = ("rounds.jsonl", "model.safetensors", "model.mlmodel")
 STRATEGIES = [
-    {"name": "FedAvg"},
-    {"name": "FedAvgM", "server_momentum": 0.9},
-    {"name": "FedAdam", "eta": 0.01},
+    pytest.param({"name": "FedAvg"}, id="FedAvg", marks=pytest.mark.slow),
+    pytest.param({"name": "FedAvgM", "server_momentum": 0.9}, id="FedAvgM", marks=pytest.mark.slow),
+    pytest.param({"name": "FedAdam", "eta": 0.01}, id="FedAdam"),
 ]
 
 
@@ -33,7 +33,7 @@ def assert_same_results(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy["name"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_resuming_after_any_round_equals_running_through(tmp_path: Path, strategy: dict[str, object]) -> None:
     whole = run(small_config(tmp_path / "whole", strategy=strategy), dataset=small_dataset())
     for cut in (0, 1, 3):
@@ -113,7 +113,8 @@ def listen_to_interrupts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "exit_code", "status"), [(signal.SIGKILL, -9, "running"), (signal.SIGINT, 130, "interrupted")]
+    ("sent", "exit_code", "status"),
+    [pytest.param(signal.SIGKILL, -9, "running", marks=pytest.mark.slow), (signal.SIGINT, 130, "interrupted")],
 )
 def test_a_killed_process_leaves_a_run_that_resumes(
     tmp_path: Path, source: Path, sent: signal.Signals, exit_code: int, status: str

@@ -14,6 +14,7 @@ from fedsim.data.sources import load as load_data
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.slow
 def test_interpreter_and_independent_model_agree_on_one_epoch(tmp_path: Path) -> None:
     mnist, source = load_data("mnist"), tmp_path / "part.npz"
     np.savez(

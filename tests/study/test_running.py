@@ -81,9 +81,8 @@ def test_what_has_finished_is_never_run_again(finished: Path, command: list[str]
     assert everything(finished) == before
 
 
-@pytest.mark.parametrize(
-    ("sent", "exit_code"), [(signal.SIGKILL, -9), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "exit_code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_study_that_is_cut_off_goes_on_where_it_was(
     tmp_path: Path, source: Path, sent: signal.Signals, exit_code: int
 ) -> None:
@@ -164,6 +163,7 @@ def test_two_processes_do_not_run_one_folder(tmp_path: Path, source: Path) -> No
             run_study(study, tmp_path)
 
 
+@pytest.mark.slow
 def test_attacks_are_measured_once_on_every_finished_run(tmp_path: Path, source: Path) -> None:
     path, folder = write_tiny(tmp_path / "tiny.toml", source, rounds=1), tmp_path / "out"
     text = path.read_text().replace("[0.05, 0.1]", "[0.05]")
