@@ -15,6 +15,9 @@ from fedsim.study.plan import Study, read_study
 from fedsim.study.running import Progress, jobs, run_study
 from fedsim.study.table import Row, is_share, read_rows, write_table, written
 
+MOST_SHOWN = 4
+"""Numbers a cell in the terminal; a table with more would be cut to nothing."""
+
 out = Console()
 err = Console(stderr=True)
 
@@ -58,6 +61,8 @@ def study_verb(
     table = write_table(study, folder, rows, failures)
     page = write_study_page(study, folder, rows, table, command_of(file, overrides or (), quick=quick))
     out.print(_shown(study, rows))
+    if len(study.numbers) > MOST_SHOWN:
+        print(f"{len(study.numbers) - MOST_SHOWN} more numbers a cell: {folder}/table.csv")
     out.print(str(page), highlight=False, soft_wrap=True)
     for run, reason in failures.items():
         err.print(f"{folder}/runs/{run} failed: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -80,12 +85,13 @@ def _words(seconds: float) -> str:
 
 def _shown(study: Study, rows: list[Row]) -> Table:
     table = Table(*(map(key_words, study.axes)) if study.axes else ("cell",), box=None, pad_edge=False)
-    for path in study.numbers:
+    shown = study.numbers[:MOST_SHOWN]
+    for path in shown:
         table.add_column(key_words(path) + (", %" if is_share(path) else ""), justify="right")
     table.add_column("seeds", justify="right")
     for row in rows:
         labels = [worded(row.cell.value(axis)) for axis in study.axes] or [str(row.cell)]
-        numbers = [written(path, row.estimates.get(path)) for path in study.numbers]
+        numbers = [written(path, row.estimates.get(path)) for path in shown]
         seeds = row.estimates["test_accuracy"].n if "test_accuracy" in row.estimates else 0
         table.add_row(*labels, *numbers, str(seeds))
     return table
