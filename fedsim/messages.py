@@ -190,14 +190,15 @@ def without_diverged(messages: Sequence[Message], clients: Sequence[int], replie
     if diverged == answered:
         return list(replies)
     return [
-        Message(Error(CLIENT_APP_RAISED, _not_finite(message, client)), reply_to=message) if lost else reply
+        Message(Error(CLIENT_APP_RAISED, describe(_not_finite(message, client))), reply_to=message) if lost else reply
         for message, client, reply, lost in zip(messages, clients, replies, diverged, strict=True)
     ]
 
 
-def _not_finite(message: Message, client: int) -> str:
-    number = cast(ConfigRecord, _part(message.content, CONFIG))[ROUND]
-    return f"client {client}, round {number}, {phase(message)}: its model is not finite; a lower learning rate may help"
+def _not_finite(message: Message, client: int) -> Failure:
+    number = int(_part(cast(ConfigRecord, _part(message.content, CONFIG)), ROUND))
+    reason = "its model is not finite; a lower learning rate may help"
+    return Failure(client=client, round=number, stage=phase(message), reason=reason, traceback="")
 
 
 def _is_finite(content: RecordDict) -> bool:

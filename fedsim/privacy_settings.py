@@ -6,6 +6,9 @@ from pydantic import Field
 
 from fedsim.strategy_settings import Table
 
+NARROWEST, WIDEST = 1e-9, 1e9
+"""The clips that there are."""
+
 
 class NoPrivacy(Table):
     """Nothing is promised."""
@@ -25,7 +28,7 @@ class Budget(Table):
     epsilon: float | None = Field(default=None, ge=1e-3, le=1e6)
     delta: float = Field(default=1e-5, ge=1e-12, lt=1)
     noise_multiplier: float | None = Field(default=None, ge=0, le=1e6)
-    clip: float = Field(default=0.2, ge=1e-9, le=1e9)
+    clip: float = Field(default=0.2, ge=NARROWEST, le=WIDEST)
 
 
 class Central(Budget):

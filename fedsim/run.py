@@ -36,10 +36,10 @@ from fedsim.privacy_settings import Central, Distributed
 from fedsim.recording import RoundRecorder, Row
 from fedsim.report import write_report
 from fedsim.simulation.engines import Engine, open_engine
-from fedsim.simulation.grid import FederationGrid, Phones, ask_clients
+from fedsim.simulation.grid import FederationGrid, ask_clients
 from fedsim.simulation.poisoned import poisoned, progress
 from fedsim.simulation.private import cohort_of, first_state, own_training, private_phone
-from fedsim.simulation.streamed import cohort_phone
+from fedsim.simulation.streamed import open_phones
 from fedsim.strategies import ResumableStrategy, build_strategy, restore
 from fedsim.updates import Mean, Orders, Updates, Weights
 
@@ -263,8 +263,7 @@ def _grid(
     federation: Federation, engine: Engine, inner: Grid | None, recorder: RoundRecorder, rows: list[Row]
 ) -> FederationGrid:
     """What the strategy meets: every phone, or one node that stands for a round's cohort."""
-    config, plan = federation.config, federation.plan
-    size, streamed = config.federation, config.speed.aggregation == "streamed"
+    plan = federation.plan
     own = own_training(plan, engine)
 
     def train(orders: Orders) -> Updates:
@@ -275,11 +274,9 @@ def _grid(
         recorder.note_cohort(orders, found)
         return found
 
-    if streamed and not plan:
-        return FederationGrid(cohort_phone(size.clients, size.cohort, config.seed, mean))
     asked = own
     if inner or not plan:
-        phones = Phones(clients=size.clients, train=train, evaluate=engine.evaluate)
+        phones = open_phones(federation, replace(engine, train=train, mean=mean))
         remote = ask_clients(inner, NODES_ANSWER_SECONDS) if inner else {}
         everybody = FederationGrid(phones, inner=inner, remote=remote)
         if not plan:

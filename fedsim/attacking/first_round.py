@@ -19,10 +19,10 @@ from fedsim.privacy.plan import Plan
 from fedsim.privacy_settings import DpSgd, Local
 from fedsim.run import REPLY_SECONDS, quieten_flower
 from fedsim.simulation.engines import Engine, open_engine
-from fedsim.simulation.grid import FederationGrid, Phones
+from fedsim.simulation.grid import FederationGrid
 from fedsim.simulation.poisoned import poisoned
 from fedsim.simulation.private import Cohort, cohort_of, first_state, own_training, private_phone
-from fedsim.simulation.streamed import cohort_phone
+from fedsim.simulation.streamed import open_phones
 from fedsim.strategies import ResumableStrategy, build_strategy
 from fedsim.updates import ClippedSum, LocalTraining, Orders, Updates, Weights
 
@@ -183,10 +183,8 @@ def _play(federation: Federation, engine: Engine, cohort: Cohort) -> _Played:
     noted: list[ClippedSum] = []
     if plan:
         phones = private_phone(plan, cohort, first_state(plan, ()), lambda _, found, __: noted.append(found))
-    elif config.speed.aggregation == "streamed":
-        phones = cohort_phone(config.federation.clients, config.federation.cohort, config.seed, engine.mean)
     else:
-        phones = Phones(clients=config.federation.clients, train=engine.train, evaluate=engine.evaluate)
+        phones = open_phones(federation, engine)
 
     def train(orders: Orders) -> Updates:
         answer = phones.train(orders)

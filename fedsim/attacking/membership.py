@@ -205,9 +205,9 @@ def _pool(run: FinishedRun, draw: np.random.Generator) -> tuple[Examples, Member
     shuffled = draw.permutation(len(dataset.test.labels))
     population = np.sort(shuffled[: min(MOST_POPULATION, -(-len(shuffled) // 10))])
     free = np.setdiff1d(np.arange(len(dataset.train.labels)), held % len(dataset.train.labels))
-    source = "training" if len(free) >= len(rows) else "test"
-    side = train if source == "training" else dataset.test
-    drawn = draw.permutation(free) if source == "training" else shuffled[len(population) :]
+    source, side, drawn = "test", dataset.test, shuffled[len(population) :]
+    if len(free) >= len(rows):
+        source, side, drawn = "training", train, draw.permutation(free)
     others = np.sort(drawn[: len(rows)])
     inputs: Any = np.concatenate([train.inputs[rows], side.inputs[others]])
     labels = np.concatenate([train.labels[rows], side.labels[others]])

@@ -5,12 +5,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.privacy_settings import NARROWEST, WIDEST
+
 Vector = NDArray[np.float64]
 
 SHARE_OF_COHORT = 1 / 20
 """The noise on the count of unclipped phones, in expected cohorts (Andrew et al. 2021, section 3.1)."""
-NARROWEST, WIDEST = 1e-9, 1e9
-"""The clips that there are."""
 
 
 def clip(stack: NDArray[np.float32] | Vector, norm: float) -> tuple[Vector, Vector]:

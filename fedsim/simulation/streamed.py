@@ -9,9 +9,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedsim.federation import Federation
+from fedsim.simulation.engines import Engine
 from fedsim.simulation.grid import Phones, one_phone
 from fedsim.strategies import draw_cohort
 from fedsim.updates import Mean, Orders, Updates
+
+
+def open_phones(federation: Federation, engine: Engine) -> Phones:
+    """The phones that a strategy meets in a run without privacy: all, or the one that stands for a round's cohort."""
+    config = federation.config
+    if config.speed.aggregation == "streamed":
+        return cohort_phone(config.federation.clients, config.federation.cohort, config.seed, engine.mean)
+    return Phones(clients=config.federation.clients, train=engine.train, evaluate=engine.evaluate)
 
 
 def cohort_phone(clients: int, cohort: int, seed: int, mean: Callable[[Orders], Mean]) -> Phones:
